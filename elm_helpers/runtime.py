@@ -1,0 +1,72 @@
+"""What every run does around its work: keep libraries quiet, watch memory, note versions and the machine."""
+
+import logging
+import os
+import platform
+import threading
+import time
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+
+import psutil
+
+PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", "accelerate", "xllamacpp")
+
+
+@contextmanager
+def quiet_libraries() -> Iterator[None]:
+    """Keep the libraries' own warnings out of a lesson; errors still come through.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    names = ("bitsandbytes", "transformers", "peft", "trl", "huggingface_hub", "hf-to-gguf", "accelerate")
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)
+
+
+class MemoryWatch:
+    """Samples this process's resident memory every 50 ms in a thread; `peak` is the largest, in bytes."""
+
+    def __enter__(self) -> "MemoryWatch":
+        self.peak, self.trace, self._stop = 0, [], threading.Event()
+        self._thread = threading.Thread(target=self._sample, daemon=True)
+        self._thread.start()
+        return self
+
+    def _sample(self) -> None:
+        process, start = psutil.Process(), time.perf_counter()
+        while not self._stop.wait(0.05):
+            self.peak = max(self.peak, process.memory_info().rss)
+            if not self.trace or time.perf_counter() - start > self.trace[-1][0] + 1:
+                self.trace.append((time.perf_counter() - start, process.memory_info().rss))
+
+    def __exit__(self, *error) -> None:
+        self._stop.set()
+        self._thread.join()
+
+
+def read_versions() -> dict[str, str]:
+    """Return the versions of the packages that decide a result.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    return {name: version(name) for name in PACKAGES}
+
+
+def read_machine() -> dict[str, str | int]:
+    """Return what a reader needs to place a timing: processor, cores and memory (bytes).
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return {"processor": platform.machine(), "cores": cores, "memory_bytes": psutil.virtual_memory().total}

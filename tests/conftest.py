@@ -1,0 +1,55 @@
+"""What every test may rely on: a shop in memory, and a session that can't reach the network by accident."""
+
+import os
+
+import pytest
+
+os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would print a warning
+os.environ.setdefault("MPLBACKEND", "Agg")
+
+
+@pytest.fixture(scope="session")
+def shop():
+    """The built shop, shared: only for tests that don't write to it."""
+    from elm_helpers.store import build_store
+
+    conn = build_store(":memory:", seed=0)
+    yield conn
+    conn.close()
+
+
+@pytest.fixture
+def own_shop(shop):
+    """A copy of the shop that a test may write to."""
+    import sqlite3
+
+    conn = sqlite3.connect(":memory:")
+    shop.backup(conn)
+    conn.row_factory = shop.row_factory
+    conn.execute("PRAGMA foreign_keys = ON")
+    yield conn
+    conn.close()
+
+
+@pytest.fixture(scope="session")
+def base_model():
+    """The real base model's folder, converted on first use."""
+    from elm_helpers.base_model import read_base_model
+
+    return read_base_model(verbose=False)
+
+
+@pytest.fixture(scope="session")
+def reference():
+    """The reference adapter that is committed with the course."""
+    from elm_helpers.paths import SAMPLE
+
+    return SAMPLE / "elm-smollm2-135m"
+
+
+@pytest.fixture(scope="session")
+def engine(reference):
+    """The reference adapter in llama.cpp: the real model, real decoding."""
+    from elm_helpers.engines import open_llama_cpp
+
+    return open_llama_cpp(reference, parallel=2)
