@@ -1,0 +1,151 @@
+"""A conversation while it grows: customers' turns in their words, calls that run, answers that are checked."""
+
+import random
+import re
+import sqlite3
+
+from elm_helpers.answers import MOST_LISTED, Rejected, describe_result, verify_answer, write_answer
+from elm_helpers.messages import Message, Slot, compose_message, expand, fill
+from elm_helpers.phrasebook import SLOT, Phrase
+from elm_helpers.tool_calls import ToolCall, format_tool_call
+from elm_helpers.tools import Session, format_result, run_tool
+from elm_helpers.world import Item, Order, World, draw_slots, pick
+
+ORDINALS = ("first", "second", "third")
+# Requests that already say more than the call after a follow-up would hold.
+SAYS_MORE = re.compile(
+    r"\d|express|overnight|next.day|fast|broke|damage|wrong|fit|fault|missing|size|colou?r|too |never|because", re.I
+)
+
+
+class Dialogue:
+    """A conversation while it grows; `said` is all that an answer may repeat.
+
+    Raises:
+        Rejected: From any method, when the row cannot go on: the split has nothing that fits, or an answer is wrong.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+
+    def __init__(self, world: World, rng: random.Random, customer_id: str | None = None):
+        self.world, self.rng, self.customer_id = world, rng, customer_id
+        self.turns: list[tuple[str, str]] = []
+        self.phrasings: list[str] = []
+        self.templates: list[str] = []
+        self.register, self.tool, self.said = "plain", None, ""
+
+    def _add(self, role: str, text: str, phrase: Phrase | None = None) -> None:
+        self.turns.append((role, text))
+        self.said += "\n" + text
+        if phrase:
+            (self.phrasings if role == "user" else self.templates).append(phrase.id)
+
+    def _compose(self, phrase: Phrase, text: str, slots: dict[str, Slot]) -> Message:
+        message = compose_message(self.world.book, phrase, text, slots, self.rng)
+        self.register = message.register
+        self._add("user", message.text, phrase)
+        return message
+
+    def request(self, tool: str, item: Item, order: Order, needs: str = "", instead: dict | None = None) -> dict:
+        """Let the customer ask for a tool and return the arguments; `instead` replaces what a slot would hold."""
+        requests = self.world.book.requests[tool]
+        phrase = pick([p for p in requests.phrases if needs in p.text], self.rng)
+        text = expand(phrase.text, requests.macros, self.rng)
+        slots = draw_slots(self.world, text, self.rng, item, order, requests.values)
+        slots |= {name: Slot(value, value) for name, value in (instead or {}).items() if name in slots}
+        return self._compose(phrase, text, slots).arguments
+
+    def talk(self, kind: str = "", intent: str = "") -> None:
+        """Add a request that gets no call, and its reply; a named intent is asked without saying more."""
+        side = ("any", "yes" if self.customer_id else "no")
+        known = [i for i in self.world.book.intents if i.intent == intent or i.kind == kind and i.signed_in in side]
+        chosen = pick(known, self.rng)
+        phrase = pick([ask for ask in chosen.asks if not intent or not SAYS_MORE.search(ask.text)], self.rng)
+        text, world = expand(phrase.text, {}, self.rng), self.world
+        item, order = pick(list(world.items.values()), self.rng), pick(world.orders, self.rng)
+        said = self._compose(phrase, text, draw_slots(world, text, self.rng, item, order, {})).arguments
+        reply = pick([reply for reply in chosen.replies if set(SLOT.findall(reply.text)) <= set(said)], self.rng)
+        slots = {name: Slot(str(value)) for name, value in said.items()}
+        self._add("assistant", fill(expand(reply.text, {}, self.rng), slots, reply.id)[0], reply)
+
+    def follow(self, kind: str, slots: dict[str, str] | None = None) -> dict:
+        """Let the customer go on with a wording of answers.follow and return what its slots hold."""
+        phrase = pick(self.world.book.wordings.get(f"answers.follow.{kind}"), self.rng)
+        slots = slots or {}
+        lower = self.rng.random() < 0.3 and "order_id" not in slots
+        slots = {name: value.lower() for name, value in slots.items()} if lower else slots
+        text, arguments = fill(phrase.text, {name: Slot(value, value) for name, value in slots.items()}, phrase.id)
+        self._add("user", text.lower() if lower else text, phrase)
+        return arguments
+
+    def call(self, name: str, arguments: dict, copy: sqlite3.Connection | None = None) -> dict:
+        """Add a call, run it and add its result; on a `copy` of the shop the customer has confirmed it."""
+        call = format_tool_call(ToolCall(name, arguments))
+        result = run_tool(Session(copy or self.world.conn, self.customer_id, call if copy else None), name, arguments)
+        self._add("assistant", call)
+        self._add("tool", format_result(result))
+        self.tool = name
+        return result
+
+    def answer(self, key: str, slots: dict) -> None:
+        """Add ELM's answer in a wording of answers.yaml, verified against all that was said and returned."""
+        phrase = pick(self.world.book.wordings.get(f"answers.{key}"), self.rng)
+        text = write_answer(phrase, slots)
+        verify_answer(text, self.said + phrase.text, self.world.items)
+        self._add("assistant", text, phrase)
+
+    def settle(self, name: str, arguments: dict, item: Item | None = None) -> dict:
+        """Call, answer, and go on until the matter is settled; return what the answer was about."""
+        result = self.call(name, arguments)
+        if "candidates" in result:
+            self.answer(*describe_result(name, arguments, result, self.rng))
+            at = self.rng.randrange(len(result["candidates"][:MOST_LISTED]))
+            chosen = result["candidates"][at]["name"]
+            self.follow("choose", {"ordinal": ORDINALS[at], "number": str(at + 1), "name": chosen})
+            arguments = arguments | {"product": chosen}
+            result = self.call(name, arguments)
+        result = _keep_fitting(self.world, result, item)
+        self.answer(*describe_result(name, arguments, result, self.rng))
+        if result.get("status") == "needs_confirmation":
+            self._confirm(name, arguments, result["order_id"])
+        return result
+
+    def _confirm(self, name: str, arguments: dict, order_id: str) -> None:
+        """Let the customer agree to a write, which then runs on a copy of the shop, or leave it."""
+        if self.rng.random() < 0.3:
+            self.follow("decline")
+            self.answer(f"{name}.left", {"order_id": order_id})
+            return
+        self.follow("agree")
+        copy = sqlite3.connect(":memory:")
+        copy.row_factory = sqlite3.Row
+        self.world.conn.backup(copy)
+        result = self.call(name, arguments, copy)
+        copy.close()
+        self.answer(*describe_result(name, arguments, result, self.rng))
+
+    def finish(self, kind: str) -> dict:
+        """Return the row's turns and meta."""
+        products = sorted(item.id for name, item in self.world.items.items() if name in self.said)
+        meta = {"template": "+".join(self.templates or self.phrasings), "products": products}
+        meta |= {"phrasing": "+".join(self.phrasings), "signed_in": self.customer_id is not None}
+        meta |= {
+            "tool": None if kind in ("no_call", "ask_back") else self.tool,
+            "kind": kind,
+            "register": self.register,
+        }
+        return {"turns": self.turns, "meta": meta}
+
+
+def _keep_fitting(world: World, result: dict, item: Item | None) -> dict:
+    """Return the result with what an answer should list: the kind that was meant, not all that shares a word."""
+    if result.get("products") and item:
+        fitting = [p for p in result["products"] if world.items[p["name"]].kind == item.kind]
+        if not fitting:
+            raise Rejected("search that found another kind of thing")
+        return result | {"products": fitting}
+    if result.get("similar") and not result.get("related"):
+        kind = world.items[result["product"]].kind
+        fitting = [p for p in result["similar"] if world.items[p["name"]].kind == kind]
+        return result | ({"similar": fitting} if fitting else {"related": True})
+    return result
