@@ -1,0 +1,233 @@
+"""QLoRA on the real base model, in real NF4, for two steps: what must be true of every run."""
+
+import csv
+import json
+
+from elm_helpers.paths import SAMPLE
+from elm_helpers.profiles import PROFILES
+
+import pytest
+
+CPU = PROFILES["cpu"]
+CONTRACT = (
+    "rows tokens tokens_per_second seconds peak_memory_bytes final_loss eval_loss trainable_parameters versions config"
+)
+
+
+def read_rows(name, count):
+    lines = (SAMPLE / name).read_text(encoding="utf-8").splitlines()[:count]
+    return [json.loads(line) for line in lines]
+
+
+def build_model(base_model, quantized=True):
+    from elm_helpers import training
+
+    dtype = training.choose_compute_dtype()
+    quantization = training.build_quantization(dtype) if quantized else None
+    return (*training.load_for_training(base_model, quantization, dtype, CPU.attention), dtype)
+
+
+@pytest.fixture(scope="module")
+def run(base_model, tmp_path_factory):
+    """A real run of two steps: (folder of the adapter, summary, adapter modules of the base model)."""
+    from elm_helpers import training
+
+    folder = tmp_path_factory.mktemp("run")
+    model, tokenizer, dtype = build_model(base_model)
+    linears = {type(m).__name__ for m in model.modules()}
+    arguments = training.build_arguments(
+        CPU, folder / "steps", dtype, {"max_steps": 2, "logging_steps": 1, "disable_tqdm": True}
+    )
+    summary = training.train_adapter(
+        model,
+        tokenizer,
+        read_rows("ecommerce_train.json", 24),
+        read_rows("ecommerce_eval.json", 4),
+        training.build_lora(CPU),
+        arguments,
+        out=folder / "elm",
+        hub_id=CPU.base_model,
+        batch_tokens=512,
+    )
+    return folder / "elm", summary, linears
+
+
+def test_the_base_model_is_really_in_four_bits(run):
+    assert "Linear4bit" in run[2]
+
+
+def test_the_summary_holds_what_the_contract_names(run):
+    folder, summary, _ = run
+    assert json.loads((folder / "training_summary.json").read_text(encoding="utf-8")) == summary
+    assert set(CONTRACT.split()) <= set(summary)
+    assert summary["trainable_parameters"] == 4_884_480
+    assert summary["rows"] == 24
+    assert 0 < summary["final_loss"] < 20
+    assert 0 < summary["eval_loss"] < 20
+    assert summary["peak_memory_bytes"] > 500e6
+
+
+def test_the_adapters_folder_is_whole(run):
+    names = {path.name for path in run[0].iterdir()}
+    assert {"adapter_model.safetensors", "adapter_config.json", "generation_config.json"} <= names
+    assert {"tokenizer.json", "chat_template.jinja", "training_summary.json", "README.md"} <= names
+    config = json.loads((run[0] / "adapter_config.json").read_text(encoding="utf-8"))
+    assert config["base_model_name_or_path"] == CPU.base_model
+
+
+def test_the_curves_are_kept_with_the_run(run):
+    with open(run[0] / "memory_history.csv", encoding="utf-8") as file:
+        assert len(list(csv.DictReader(file))) >= 1
+
+
+def test_no_half_written_folder_stays_beside_the_adapter(run):
+    assert [path.name for path in run[0].parent.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_adapter_changes_the_models_logits(run, base_model):
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(base_model, dtype=torch.float32)
+    ids = torch.arange(100, 130)[None]
+    with torch.no_grad():
+        before = model(ids).logits
+        tuned = PeftModel.from_pretrained(model, run[0])
+        after = tuned(ids).logits
+    assert (before - after).abs().max() > 1e-3
+
+
+def test_the_fast_loss_is_trls_own_loss(base_model, tmp_path):
+    """The same batch, the same weights: only the trained positions projected, or all of them as TRL does."""
+    from elm_helpers import chat, trainer, training
+
+    import torch
+    from trl import SFTTrainer
+
+    model, tokenizer, _ = build_model(base_model, quantized=False)
+    model = model.float()
+    arguments = training.build_arguments(CPU, tmp_path, torch.float32, {"disable_tqdm": True})
+    encoded = chat.run_preflight(tokenizer, read_rows("ecommerce_train.json", 6), 1024)
+    ours = trainer.CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=trainer.build_dataset(encoded),
+        processing_class=tokenizer,
+        peft_config=training.build_lora(CPU),
+    )
+    batch = ours.data_collator([ours.train_dataset[i] for i in range(len(encoded))])
+    with torch.no_grad():
+        fast = ours.compute_loss(ours.model, dict(batch))
+        stock = SFTTrainer.compute_loss(ours, ours.model, dict(batch))
+    assert fast.item() == pytest.approx(stock.item(), abs=1e-3)
+
+
+def test_the_loss_does_not_depend_on_what_the_prompt_would_be_labelled(base_model):
+    from elm_helpers import chat, trainer
+
+    from transformers import AutoTokenizer
+
+    encoded = chat.encode(
+        AutoTokenizer.from_pretrained(base_model), read_rows("ecommerce_train.json", 1)[0]["messages"]
+    )
+    row = trainer.build_dataset([encoded])[0]
+    assert [label != -100 for label in row["labels"]] == [bit == 1 for bit in encoded.mask]
+    assert all(label in (-100, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
+
+
+def test_batches_hold_every_row_once_and_stay_inside_the_token_budget():
+    from elm_helpers.trainer import TokenBudgetSampler
+
+    lengths = [20 + (i * 37) % 300 for i in range(1000)]
+    batches = list(TokenBudgetSampler(lengths, 1024, seed=0))
+    assert sorted(i for batch in batches for i in batch) == list(range(1000))
+    assert max(max(lengths[i] for i in batch) * len(batch) for batch in batches) <= 1024
+    assert sum(lengths) / sum(max(lengths[i] for i in b) * len(b) for b in batches) > 0.85  # little padding
+
+
+def test_every_epoch_has_its_own_order_and_the_same_seed_repeats_it():
+    from elm_helpers.trainer import TokenBudgetSampler
+
+    first, second = (TokenBudgetSampler([50] * 400, 500, seed=3) for _ in range(2))
+    assert list(first) == list(second)
+    second.set_epoch(1)
+    assert list(first) != list(second)
+
+
+def test_an_unknown_training_argument_is_refused(tmp_path):
+    from elm_helpers import training
+
+    import torch
+
+    with pytest.raises(TypeError, match="learning_rat"):
+        training.build_arguments(CPU, tmp_path, torch.float32, {"learning_rat": 1})
+
+
+def test_preflight_stops_a_run_before_it_starts(base_model, tmp_path):
+    from elm_helpers import chat, training
+
+    model, tokenizer, dtype = build_model(base_model)
+    arguments = training.build_arguments(CPU, tmp_path / "steps", dtype, {"max_length": 20})
+    with pytest.raises(chat.PreflightError, match="truncated_answer"):
+        training.train_adapter(
+            model,
+            tokenizer,
+            read_rows("ecommerce_train.json", 3),
+            read_rows("ecommerce_eval.json", 3),
+            training.build_lora(CPU),
+            arguments,
+            out=tmp_path / "elm",
+            hub_id=CPU.base_model,
+            batch_tokens=512,
+        )
+    assert not (tmp_path / "elm").exists()
+
+
+def test_the_8b_adapter_of_the_seed_has_6_815_744_parameters():
+    import torch
+    from peft import LoraConfig, get_peft_model
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    config = LlamaConfig(
+        vocab_size=128256,
+        hidden_size=4096,
+        intermediate_size=14336,
+        num_hidden_layers=32,
+        num_attention_heads=32,
+        num_key_value_heads=8,
+    )
+    with torch.device("meta"):
+        model = get_peft_model(
+            LlamaForCausalLM(config), LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+        )
+    assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 6_815_744
+
+
+def test_the_lesson_builds_the_same_configurations_as_the_command():
+    """Lesson 03 shows the three configurations in the open, `elm train` builds them from the profile: one recipe."""
+    import ast
+
+    from elm_helpers import training
+    from elm_helpers.paths import OUTPUTS
+
+    import nbformat
+    import torch
+    from peft import LoraConfig
+    from style import ROOT
+    from transformers import BitsAndBytesConfig
+    from trl import SFTConfig
+
+    book = nbformat.read(ROOT / "notebooks" / "03_train_qlora.ipynb", as_version=4)
+    cells = ["".join(cell.source) for cell in book.cells if cell.cell_type == "code" and "!git" not in cell.source]
+    out, dtype = OUTPUTS / "elm", torch.float32
+    names = {"quantization": BitsAndBytesConfig, "lora": LoraConfig, "arguments": SFTConfig}
+    space = {"profile": CPU, "dtype": dtype, "out": out, "OUTPUTS": OUTPUTS, "MAX_STEPS": -1, "torch": torch}
+    space |= {kind.__name__: kind for kind in names.values()}
+    for node in (node for cell in cells for node in ast.parse(cell).body):
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names and isinstance(node.value, ast.Call):
+            exec(compile(ast.Module([node], []), "lesson 03", "exec"), space)  # our own notebook's code
+    assert space["quantization"].to_dict() == training.build_quantization(dtype).to_dict()
+    assert space["lora"].to_dict() == training.build_lora(CPU).to_dict()
+    expected = training.build_arguments(CPU, OUTPUTS / "runs" / "elm", dtype)
+    assert space["arguments"].to_dict() == expected.to_dict()
