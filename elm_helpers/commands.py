@@ -1,0 +1,254 @@
+"""What each `elm` command does; `cli` holds their options."""
+
+import argparse
+import json
+import os
+import sys
+from pathlib import Path
+
+from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
+from elm_helpers.profiles import PROFILES
+
+import yaml
+
+STORE = ROOT / "data" / "store.db"
+REFERENCE = SAMPLE / "elm-smollm2-135m"
+
+
+def find_default_model() -> Path:
+    """Return the adapter that you trained, or else the reference adapter that came with the repository.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    trained = OUTPUTS / PROFILES["cpu"].output
+    return trained if (trained / "adapter_config.json").is_file() else REFERENCE
+
+
+def read_lines(path: Path) -> list[dict]:
+    """Return the objects of a JSON Lines file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A line is no JSON object; the message names file and line.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"{path} does not exist")
+    rows = []
+    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), 1):
+        if not line.strip():
+            continue
+        try:
+            row = json.loads(line)
+        except ValueError as error:
+            raise ValueError(f"{path}, line {number}: not JSON ({error}); one object a line is right") from error
+        if not isinstance(row, dict):
+            raise ValueError(f"{path}, line {number}: found {type(row).__name__}; a JSON object is right")
+        rows.append(row)
+    return rows
+
+
+def open_shop(path: Path):
+    """Return the shop at `path`, built on first use from the course's catalogue.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    from elm_helpers.store import build_store, open_store
+
+    if not path.exists():
+        print(f"Building the course's shop in {path}", file=sys.stderr)
+        build_store(path).close()
+    return open_store(path)
+
+
+def run_generate(args: argparse.Namespace) -> None:
+    """Write the training and evaluation rows.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    from elm_helpers.generate import write_dataset
+
+    mix = yaml.safe_load(args.mix) if args.mix else None
+    report = write_dataset(Path(args.out), args.rows, args.eval_rows, mix, args.seed, args.store)
+    print(f"{args.rows} training and {args.eval_rows} evaluation rows in {args.out}, {report.seconds:.1f} s")
+    print("rejected attempts:", json.dumps(report.rejects))
+
+
+def run_train(args: argparse.Namespace) -> None:
+    """Fine-tune on the file's rows and write the adapter.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    from elm_helpers import training
+    from elm_helpers.base_model import read_base_model
+    from elm_helpers.hub import write_model_card
+
+    import torch
+
+    profile, overrides = PROFILES[args.profile], parse_overrides(args.override)
+    out = Path(args.out or OUTPUTS / profile.output)
+    rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
+    dtype = training.choose_compute_dtype()
+    folder = read_base_model(args.base_model or profile.base_model)
+    arguments = training.build_arguments(profile, OUTPUTS / "runs" / out.name, dtype, overrides)
+    torch.manual_seed(arguments.seed)
+    model, tokenizer = training.load_for_training(folder, training.build_quantization(dtype), dtype, profile.attention)
+    summary = training.train_adapter(
+        model,
+        tokenizer,
+        rows,
+        eval_rows,
+        training.build_lora(profile),
+        arguments,
+        out=out,
+        hub_id=args.base_model or profile.base_model,
+        batch_tokens=profile.batch_tokens,
+        resume=args.resume,
+    )
+    write_model_card(out)
+    print(json.dumps({key: value for key, value in summary.items() if key not in ("versions", "config")}))
+    print(f"adapter in {out}")
+
+
+def parse_overrides(words: list[str]) -> dict:
+    """Return SFTConfig fields from ``--name value`` pairs; a flag without a value is True.
+
+    Raises:
+        ValueError: A word is no SFTConfig field.
+
+    Example:
+        >>> parse_overrides(["--learning-rate", "2e-4", "--max-steps", "10"])
+        {'learning_rate': 0.0002, 'max_steps': 10}
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    known, found, name = {field.name for field in fields(SFTConfig)}, {}, None
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if name not in known:
+                raise ValueError(f"--{name}: no such option, and SFTConfig has no such field")
+            found[name] = yaml.safe_load(value) if value else True
+        elif name is None:
+            raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
+        else:
+            try:
+                found[name] = float(word) if "e" in word.lower() else yaml.safe_load(word)
+            except ValueError:
+                found[name] = word
+    return found
+
+
+def run_answer(args: argparse.Namespace) -> None:
+    """Answer a file of requests: the model's first reply to each, tools not executed.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    from elm_helpers.engines import complete_all, open_engine
+    from elm_helpers.grammar import build_gbnf
+    from elm_helpers.prompts import build_conversation
+    from elm_helpers.tool_calls import ToolCallError, parse_tool_calls
+
+    requests = read_lines(Path(args.input))
+    conversations = [build_conversation(request, f"{args.input}, line {n}") for n, request in enumerate(requests, 1)]
+    engine = open_engine(args.model or find_default_model(), args.engine)
+    grammar = build_gbnf() if args.grammar and engine.name == "llama.cpp" else None
+    out = Path(args.out)
+    beside = out.with_name(f".{out.name}.part")
+    with open(beside, "w", encoding="utf-8") as file:
+        for request, reply in zip(requests, complete_all(engine, conversations, grammar=grammar), strict=True):
+            calls, error = [], None
+            try:
+                calls = [{"name": c.name, "arguments": c.arguments} for c in parse_tool_calls(reply.text)]
+            except ToolCallError as problem:
+                error = problem.reason
+            line = {"id": request.get("id"), "text": reply.text, "tool_calls": calls, "error": error}
+            file.write(json.dumps(line | {"seconds": round(reply.seconds, 3)}, ensure_ascii=False) + "\n")
+    os.replace(beside, out)
+    print(f"{len(requests)} answers in {out}")
+
+
+def run_chat(args: argparse.Namespace) -> None:
+    """Talk to the agent; tools are executed against the shop.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    from elm_helpers.agent import Conversation, describe_turn, read_customer, run_turn
+    from elm_helpers.engines import open_engine
+    from elm_helpers.tools import Session
+
+    store = open_shop(Path(args.store))
+    session = Session(store, read_customer(store, args.customer))
+    engine, conversation = open_engine(args.model or find_default_model(), args.engine, parallel=1), Conversation()
+    while True:
+        try:
+            text = args.once or input("you> ").strip()
+        except EOFError:
+            return
+        if text:
+            conversation, turn = run_turn(engine, session, conversation, text)
+            print(json.dumps(describe_turn(turn), ensure_ascii=False) if args.json else f"elm> {turn.answer}")
+        if args.once:
+            return
+
+
+def run_evaluate(args: argparse.Namespace) -> None:
+    """Score the systems on held-out rows and write the scoreboard.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    from elm_helpers.cases import read_rows
+    from elm_helpers.evaluate import evaluate_model, format_scoreboard
+
+    rows = read_rows(Path(args.data), args.rows or None)
+    board = evaluate_model(Path(args.model or find_default_model()), rows, Path(args.out), args.systems.split(","))
+    print(format_scoreboard(board))
+    print(f"scoreboard in {args.out}")
+
+
+def run_push(args: argparse.Namespace) -> None:
+    """Publish an adapter; a dry run unless --yes is given.
+
+    Shown in ``notebooks/05_push_to_hub.ipynb``.
+    """
+    from elm_helpers.hub import push
+
+    for line in push(Path(args.model or find_default_model()), args.repo, yes=args.yes, private=not args.public):
+        print(line)
+
+
+def run_serve(args: argparse.Namespace) -> None:
+    """Serve a model over HTTP.
+
+    Shown in ``notebooks/05_push_to_hub.ipynb``.
+    """
+    from elm_helpers.engines import open_engine
+    from elm_helpers.serve import run_server
+
+    run_server(open_engine(args.model or find_default_model(), args.engine), host=args.host, port=args.port)
+
+
+def run_course(args: argparse.Namespace) -> None:
+    """Run the lessons 01-06 in order, and show the scoreboard.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    from elm_helpers.course import run_notebooks
+
+    run_notebooks()
+
+
+def run_render(args: argparse.Namespace) -> None:
+    """Run the lessons at full size, keep the chosen outputs in them, and renew the reference adapter.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    from elm_helpers.course import render_course
+
+    render_course()

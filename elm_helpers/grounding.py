@@ -1,0 +1,160 @@
+"""Is an answer true? Every product, price, number and date in it must come from this conversation's tool results."""
+
+import json
+import re
+from collections.abc import Iterable
+from functools import cache
+
+from elm_helpers.paths import TEMPLATES
+
+import yaml
+
+MONEY = re.compile(r"(?:\$|USD ?|€|£)\s?(\d[\d,]*(?:\.\d+)?)|(\d[\d,]*(?:\.\d+)?)\s?(?:dollars|bucks|USD)\b", re.I)
+NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
+CODE = re.compile(r"\b(?=[A-Z0-9-]*\d)(?=[A-Z0-9-]*[A-Z])[A-Z0-9-]{4,}\b")
+DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
+BULLET = re.compile(r"(?m)^\s*\d+[.)]\s")
+AMOUNT = r"(?:\$|usd ?|€|£)?\s?(\d[\d,]*(?:\.\d+)?)"
+CEILING = re.compile(
+    r"(?:under|below|less than|cheaper than|up to|at most|no more than|not more than|max(?:imum)?(?: of)?|within|<=?|"
+    rf"not over|not above|budget(?: is| of)?)\s*{AMOUNT}|"
+    rf"{AMOUNT}\s*(?:dollars|bucks|usd)?\s*(?:or less|max|tops|at most)",
+    re.I,
+)
+FLOOR = re.compile(rf"(?:over|above|more than|at least|from|starting at|minimum(?: of)?|>=?)\s*{AMOUNT}", re.I)
+RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
+UNIT = re.compile(
+    r"\s*(?:inch|in\b|cm|mm|m\b|kg|g\b|lbs?|oz|ml|l\b|gb|tb|hz|hours?|days?|weeks?|months?|years?|stars?|%|x\b)", re.I
+)
+
+
+def read_number(text: str) -> float:
+    """Return the number that a text such as ``1,299.00`` writes.
+
+    Example:
+        >>> read_number("1,299.00")
+        1299.0
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    return float(text.replace(",", "").rstrip("."))
+
+
+def find_price_limits(text: str) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest price that a customer asks for in words that leave no doubt.
+
+    The agent does not leave a budget to the model: what this finds is enforced on the call and on the answer.
+
+    Args:
+        text: The customer's message.
+
+    Returns:
+        (min_price, max_price) in the shop's currency; None where nothing is said.
+
+    Example:
+        >>> find_price_limits("Find wireless headphones under $100")
+        (None, 100.0)
+        >>> find_price_limits("a mug between 10 and 20 dollars")
+        (10.0, 20.0)
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+
+    def find(pattern: re.Pattern) -> list[float]:
+        for match in pattern.finditer(text):
+            if not UNIT.match(text, match.end()):
+                return [read_number(group) for group in match.groups() if group]
+        return []
+
+    money = bool(MONEY.search(text))
+    both = find(RANGE) if money or re.search(r"\bbetween\b|price|budget|cost", text, re.I) else []
+    if len(both) == 2 and both[0] <= both[1]:
+        return both[0], both[1]
+    low, high = find(FLOOR) if money else [], find(CEILING)
+    return (low[0] if low and not high else None), (high[0] if high else None)
+
+
+@cache
+def read_policies() -> str:
+    """Return what the shop promises everybody, as one text; an answer may quote it without a tool.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    shop = yaml.safe_load((TEMPLATES / "shop.yaml").read_text(encoding="utf-8"))
+    return " ".join([*shop["policies"].values(), *map(str, shop["facts"].values())])
+
+
+def list_facts(results: Iterable[dict], spoken: Iterable[str]) -> tuple[set[float], str]:
+    """Return the numbers that an answer may hold, and all evidence as one lower-case text.
+
+    Args:
+        results: This conversation's tool results.
+        spoken: The customer's own messages; what they said may be repeated.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    results = list(results)
+    evidence = " ".join([json.dumps(results, ensure_ascii=False), *spoken, read_policies()])
+    counts = {float(len(value)) for result in results for value in result.values() if isinstance(value, list)}
+    return {read_number(n) for n in NUMBER.findall(DATE.sub(" ", evidence))} | counts, evidence.casefold()
+
+
+def find_ungrounded(
+    answer: str,
+    results: list[dict],
+    spoken: list[str],
+    product_names: Iterable[str],
+    limits: tuple[float | None, float | None] = (None, None),
+) -> list[str]:
+    """Return what an answer claims without evidence; an empty list is an answer that may be shown.
+
+    Args:
+        answer: What the model wants to say.
+        results: This conversation's tool results, oldest first.
+        spoken: The customer's messages.
+        product_names: Every product name of the shop, so that a real product that no tool returned is seen.
+        limits: (min_price, max_price) asked for in this turn; a product outside them may not be offered.
+
+    Returns:
+        Reasons in words, each naming the number, code or product.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    numbers, evidence = list_facts(results, spoken)
+    listed = DATE.sub(" ", BULLET.sub("", answer))
+    reasons = [f"{date} is in no tool result" for date in DATE.findall(answer) if date not in evidence]
+    reasons += [f"{n} is in no tool result" for n in NUMBER.findall(listed) if read_number(n) not in numbers]
+    reasons += [f"{code} is in no tool result" for code in CODE.findall(answer) if code.casefold() not in evidence]
+    offered = {name: price for result in results for name, price in list_prices(result)}
+    lowered = answer.casefold()
+    for name in product_names:
+        if name.casefold() in lowered and name.casefold() not in evidence:
+            reasons.append(f"{name} was returned by no tool")
+    low, high = limits
+    for name, price in offered.items():
+        if name.casefold() in lowered and not ((low or 0) <= price <= (high if high is not None else price)):
+            reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
+    for line in listed.splitlines():
+        named = [name for name in offered if name.casefold() in line.casefold()]
+        for money in MONEY.finditer(line) if len(named) == 1 else ():
+            amount = read_number(money.group(1) or money.group(2))
+            if amount in offered.values() and amount != offered[named[0]] and amount not in limits:
+                reasons.append(f"{named[0]} does not cost {money.group(0)}")
+    return reasons
+
+
+def list_prices(value: object) -> list[tuple[str, float]]:
+    """Return every (product name, price) pair anywhere inside a tool's result.
+
+    Example:
+        >>> list_prices({"products": [{"name": "Mug", "price": 9.5}], "total": 1})
+        [('Mug', 9.5)]
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    if isinstance(value, list):
+        return [pair for item in value for pair in list_prices(item)]
+    if not isinstance(value, dict):
+        return []
+    here = [(value["name"], float(value["price"]))] if "name" in value and "price" in value else []
+    return here + [pair for item in value.values() for pair in list_prices(item)]

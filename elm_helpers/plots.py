@@ -1,0 +1,284 @@
+"""The course's figures: one look, colours that colour-blind readers can tell apart, titles computed from the data."""
+
+import csv
+import io
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+
+from elm_helpers.scoreboard import LOWER_IS_BETTER
+
+import matplotlib.pyplot as plt
+from matplotlib.figure import Figure
+
+# Okabe & Ito 2008, without its yellow, which is too faint on white.
+COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
+STYLE = {
+    **{"figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10},
+    **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
+    **{"axes.axisbelow": True, "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False},
+    "axes.prop_cycle": plt.cycler(color=COLOURS),
+}
+CALL = re.compile(r"<tool_call>(\w+)\(")
+
+
+@contextmanager
+def open_figure(panels: int = 1, height: float = 3.6) -> Iterator[tuple[Figure, list]]:
+    """Give (figure, its axes) in the course's look; pyplot forgets the figure afterwards, so none stays open.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(1, panels, figsize=(9, height), layout="constrained", squeeze=False)
+        try:
+            yield figure, list(axes[0])
+        finally:
+            plt.close(figure)
+
+
+def render_png(figure: Figure) -> bytes:
+    """Return a figure as PNG at 100 dots an inch.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=100)
+    return buffer.getvalue()
+
+
+def _draw_bars(axis, counts: Mapping[str, float], unit: str, colour: str, label: str = "{:,.0f}") -> None:
+    bars = axis.barh(list(counts), list(counts.values()), color=colour)
+    axis.bar_label(bars, [label.format(value) for value in counts.values()], padding=3)
+    axis.invert_yaxis()
+    axis.grid(axis="y", visible=False)
+    axis.margins(x=0.15)
+    axis.set_xlabel(unit)
+
+
+def plot_mix(rows: Sequence[Mapping]) -> Figure:
+    """Plot how many rows each task has, and how many rows call each tool.
+
+    Args:
+        rows: Rows with ``task`` and ``messages``.
+
+    Raises:
+        ValueError: There are no rows.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    if not rows:
+        raise ValueError("there are no rows to plot")
+    tasks, tools = Counter(row["task"] for row in rows), Counter()
+    for row in rows:
+        said = [message["content"] for message in row["messages"] if message["role"] == "assistant"]
+        tools.update(set(CALL.findall("\n".join(said))))
+    with open_figure(2 if tools else 1) as (figure, axes):
+        task, count = tasks.most_common(1)[0]
+        _draw_bars(axes[0], dict(tasks.most_common()), "rows", COLOURS[0])
+        axes[0].set_title(f"{len(rows):,} rows, {100 * count / len(rows):.0f} % {task.replace('_', ' ')}")
+        if tools:
+            _draw_bars(axes[1], dict(tools.most_common()), "rows that call it", COLOURS[2])
+            axes[1].set_title(f"{min(tools.values()):,} rows or more for each of {len(tools)} tools")
+    return figure
+
+
+def plot_lengths(lengths_by_task: Mapping[str, Sequence[int]], max_length: int | None = None) -> Figure:
+    """Plot the spread of token lengths per task: box from 25 to 75 %, whiskers from 1 to 99 %.
+
+    Args:
+        lengths_by_task: Tokens of each row, by task.
+        max_length: Tokens that training keeps of a row, drawn as a line.
+
+    Raises:
+        ValueError: A task has no rows.
+
+    Shown in ``notebooks/02_inspect_tokens.ipynb``.
+    """
+    if not lengths_by_task or not all(len(lengths) for lengths in lengths_by_task.values()):
+        raise ValueError("every task needs at least one row")
+    middle = {task: median(lengths) for task, lengths in lengths_by_task.items()}
+    longest, every = max(middle, key=middle.get), [n for lengths in lengths_by_task.values() for n in lengths]
+    title = f"Half of the rows have {median(every):.0f} tokens or fewer; the longest has {max(every):,}"
+    with open_figure() as (figure, (axis,)):
+        names = [f"{task.replace('_', ' ')}\n{len(lengths):,} rows" for task, lengths in lengths_by_task.items()]
+        boxes = axis.boxplot(
+            [list(lengths) for lengths in lengths_by_task.values()],
+            **{"orientation": "horizontal", "tick_labels": names, "whis": (1, 99), "patch_artist": True},
+            **{"medianprops": {"color": "black"}, "flierprops": {"markersize": 2}},
+        )
+        for box in boxes["boxes"]:
+            box.set_facecolor(COLOURS[5])
+        if max_length:
+            axis.axvline(max_length, color=COLOURS[3], linestyle="--", label=f"cut at {max_length:,}")
+            axis.legend()
+        axis.set_xlabel("tokens in a row")
+        axis.set_title(f"{title}\n{longest.replace('_', ' ')} is the longest task (median {middle[longest]:.0f})")
+    return figure
+
+
+def read_history(folder: Path) -> tuple[list[dict], list[dict]]:
+    """Return the lines of a run's ``training_history.csv`` and ``memory_history.csv``, all values as numbers.
+
+    Raises:
+        FileNotFoundError: The folder holds no run.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    tables = []
+    for name in ("training_history.csv", "memory_history.csv"):
+        with open(Path(folder) / name, newline="", encoding="utf-8") as file:
+            tables.append([{key: float(v) for key, v in row.items() if v} for row in csv.DictReader(file)])
+    return tables[0], tables[1]
+
+
+def plot_training(history_rows: Sequence[Mapping], memory_rows: Sequence[Mapping] = ()) -> Figure:
+    """Plot loss and learning rate over the steps, and resident memory over the seconds.
+
+    Args:
+        history_rows: ``step``, ``loss``, ``learning_rate``, as in ``training_history.csv``.
+        memory_rows: ``seconds``, ``resident_bytes``, as in ``memory_history.csv``.
+
+    Raises:
+        ValueError: No loss was logged.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    rows = [row for row in history_rows if row.get("loss") not in (None, "")]
+    if not rows:
+        raise ValueError("no loss was logged: the run had fewer steps than logging_steps")
+    steps, losses = [int(float(row["step"])) for row in rows], [float(row["loss"]) for row in rows]
+    with open_figure(2 if memory_rows else 1) as (figure, axes):
+        verb = "falls" if losses[-1] < losses[0] else "does not fall:"
+        axes[0].plot(steps, losses, label="loss", marker="o" if len(rows) < 20 else None)
+        axes[0].set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
+        axes[0].set_title(f"The loss {verb} from {losses[0]:.2f} to {losses[-1]:.2f} in {steps[-1]:,} steps")
+        rate = axes[0].twinx()
+        rates = [float(row.get("learning_rate") or "nan") for row in rows]
+        rate.plot(steps, rates, color=COLOURS[1], linestyle="--", label="learning rate")
+        rate.set(ylabel="learning rate (dashed)", ylim=(0, None))
+        rate.grid(visible=False)
+        rate.spines["right"].set_visible(True)
+        if memory_rows:
+            gigabytes = [float(row["resident_bytes"]) / 1e9 for row in memory_rows]
+            axes[1].plot([float(row["seconds"]) for row in memory_rows], gigabytes, color=COLOURS[2])
+            axes[1].set(xlabel="seconds", ylabel="resident memory (GB)", ylim=(0, None))
+            axes[1].set_title(f"Memory peaks at {max(gigabytes):.2f} GB")
+    return figure
+
+
+def plot_scoreboard(scoreboard: Mapping, metrics: Sequence[str]) -> Figure:
+    """Plot metrics of all systems as bars with their 95 % intervals; a missing bar was not measured.
+
+    Args:
+        scoreboard: What ``scoreboard.json`` holds.
+        metrics: Names of rates, or of latencies (``…_s``); one figure has one unit.
+
+    Raises:
+        ValueError: The metrics mix rates and seconds, or none of them was measured.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    systems = scoreboard["systems"]
+    seconds, scale = metrics[0].endswith("_s"), 1 if metrics[0].endswith("_s") else 100
+    if any(metric.endswith("_s") != seconds for metric in metrics):
+        raise ValueError(f"{', '.join(metrics)}: plot rates (%) and latencies (_s) apart")
+    wins = Counter()
+    for metric in metrics:
+        found = {s["system"]: s["metrics"][metric]["value"] for s in systems if s["metrics"].get(metric)}
+        best = (min if metric in LOWER_IS_BETTER else max)(found.values(), default=None)
+        wins.update(name for name, value in found.items() if value == best)
+    if not wins:
+        raise ValueError(f"the scoreboard holds none of {', '.join(metrics)}")
+    with open_figure(height=4) as (figure, (axis,)):
+        width = 0.8 / len(systems)
+        for number, system in enumerate(systems):
+            measured = [(i, system["metrics"][m]) for i, m in enumerate(metrics) if system["metrics"].get(m)]
+            values = [scale * m["value"] for _, m in measured]
+            low = [max(0, v - scale * m["low"]) for v, (_, m) in zip(values, measured, strict=True)]
+            high = [max(0, scale * m["high"] - v) for v, (_, m) in zip(values, measured, strict=True)]
+            places = [i - 0.4 + width * (number + 0.5) for i, _ in measured]
+            colour = {"color": COLOURS[number % len(COLOURS)], "label": system["system"]}
+            axis.bar(places, values, width * 0.9, yerr=[low, high], error_kw={"elinewidth": 1, "alpha": 0.6}, **colour)
+        arrows = [f"{m.replace('_', ' ')} {'↓' if m in LOWER_IS_BETTER else '↑'}" for m in metrics]
+        axis.set_xticks(range(len(metrics)), [arrow.replace(" ", "\n", 1) for arrow in arrows])
+        axis.set(ylabel="seconds" if seconds else "% of cases, with 95 % interval", ylim=(0, None if seconds else 100))
+        name, count = wins.most_common(1)[0]
+        axis.set_title(f"{name} is best in {count} of {len(metrics)} metrics (ties count for each)", pad=26)
+        axis.legend(ncols=len(systems), loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, borderaxespad=0.2)
+    return figure
+
+
+def plot_engines(table: Sequence[Mapping]) -> Figure:
+    """Plot how many tokens a second each engine writes.
+
+    Args:
+        table: ``{"engine": name, "tokens_per_second": number}`` each.
+
+    Raises:
+        ValueError: The table is empty, or a speed is not above 0.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    speeds = {row["engine"]: row["tokens_per_second"] for row in sorted(table, key=lambda r: -r["tokens_per_second"])}
+    if not speeds or min(speeds.values()) <= 0:
+        raise ValueError("the table needs at least one engine, and each tokens_per_second above 0")
+    (best, fastest), (last, slowest) = [*speeds.items()][0], [*speeds.items()][-1]
+    more = f", {fastest / slowest:.1f} × {last}" if len(speeds) > 1 else ""
+    with open_figure(height=1.2 + 0.5 * len(speeds)) as (figure, (axis,)):
+        _draw_bars(axis, speeds, "tokens a second", COLOURS[0], "{:,.1f}")
+        axis.set_title(f"{best} writes {fastest:,.1f} tokens a second{more}")
+    return figure
+
+
+def build_live_plot(seconds: float = 1.0):
+    """Build a `TrainerCallback` that redraws loss and memory in the notebook while training.
+
+    Outside a notebook it does nothing.
+
+    Args:
+        seconds: The least time between two drawings.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    import psutil
+    from IPython import get_ipython
+    from IPython.display import Image, display
+    from transformers import TrainerCallback
+
+    class LivePlot(TrainerCallback):
+        """Collects what the trainer logs, and draws it at most once a second."""
+
+        def __init__(self):
+            self.on = hasattr(get_ipython(), "kernel")
+            self.history, self.memory, self.handle, self.drawn = [], [], None, 0.0
+            self.process, self.start = psutil.Process(), time.perf_counter()
+
+        def draw(self) -> None:
+            if not (self.on and self.history):
+                return
+            image = Image(render_png(plot_training(self.history, self.memory)), alt="Loss and memory of the run")
+            if self.handle is None:
+                self.handle = display(image, display_id=True)
+            else:
+                self.handle.update(image)
+            self.drawn = time.perf_counter()
+
+        def on_step_end(self, args, state, control, **more):
+            now = time.perf_counter() - self.start
+            if not self.memory or now - self.memory[-1]["seconds"] >= 1:
+                self.memory.append({"seconds": now, "resident_bytes": self.process.memory_info().rss})
+
+        def on_log(self, args, state, control, logs=None, **more):
+            if "loss" in (logs or {}):
+                self.history.append({"step": state.global_step} | logs)
+                if time.perf_counter() - self.drawn >= seconds:
+                    self.draw()
+
+        def on_train_end(self, args, state, control, **more):
+            self.draw()
+
+    return LivePlot()
