@@ -106,6 +106,7 @@ def train_reference(out: Path) -> dict:
         batch_tokens=profile.batch_tokens,
     )
     write_model_card(out)
+    (out / "tokenizer.json").unlink()  # the base model has the same one, and git keeps every copy
     return summary
 
 
