@@ -237,7 +237,8 @@ def check_answer(engine, session, messages, reply, results, calls, note) -> tupl
     if not find_reasons(second.text):
         note(6, "The check sent the answer back; ELM answers again", second.text.strip(), second.seconds)
         return second.text.strip(), ()
-    plain = render_result(*calls[-1], limits) if calls else STUCK
+    done = [pair for pair in calls if "return_id" in pair[1]]  # what was written matters most
+    plain = render_result(*(done or calls)[-1], limits) if calls else STUCK
     note(6, "The check replaced the answer", "; ".join(reasons), second.seconds)
     return plain, tuple(reasons)
 

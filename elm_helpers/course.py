@@ -14,7 +14,7 @@ LESSONS = sorted((ROOT / "notebooks").glob("0[1-6]_*.ipynb"))
 
 START = "<!-- figures: written by `elm render` from data/sample, checked by tests/test_readme.py -->"
 END = "<!-- end of figures -->"
-SCORED_ROWS, SCORED_SYSTEMS = 300, ("rules", "base", "base+tools", "tuned", "tuned+grammar")
+SCORED_ROWS, SCORED_SYSTEMS = 150, ("rules", "base", "base+tools", "tuned", "tuned+grammar")
 SCORED_MIX = {"tool_calling": 0.25, "conversation": 0.4, "categorization": 0.2, "product_description": 0.15}
 REFERENCE_ROWS, REFERENCE_TOKENS = 6_500, 330
 REFERENCE_MIX = {"tool_calling": 0.45, "conversation": 0.4, "categorization": 0.1, "product_description": 0.05}

@@ -3,6 +3,7 @@
 import logging
 import os
 import platform
+import sys
 import threading
 import time
 import warnings
@@ -17,19 +18,24 @@ PACKAGES = ("torch", "transformers", "trl", "peft", "bitsandbytes", "datasets", 
 
 @contextmanager
 def quiet_libraries() -> Iterator[None]:
-    """Keep the libraries' own warnings out of a lesson; errors still come through.
+    """Keep the libraries' own warnings and loading bars out of a lesson; errors still come through.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     names = ("bitsandbytes", "transformers", "peft", "trl", "huggingface_hub", "hf-to-gguf", "accelerate")
     levels = {name: logging.getLogger(name).level for name in names}
+    bars = [m.logging for name, m in sys.modules.items() if name == "transformers.utils"]
     try:
+        for bar in bars:
+            bar.disable_progress_bar()
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
+        for bar in bars:
+            bar.enable_progress_bar()
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
