@@ -41,7 +41,8 @@ def run_notebooks(keep: bool = False) -> None:
         cells = sum(cell.cell_type == "code" for cell in book.cells)
         print(f"{path.stem}: {cells} cells", end="", flush=True)
         begun = time.perf_counter()
-        client = NotebookClient(book, timeout=None, resources={"metadata": {"path": str(path.parent)}})
+        place = {"metadata": {"path": str(path.parent)}}
+        client = NotebookClient(book, timeout=None, resources=place, extra_arguments=["--IPKernelApp.log_level=40"])
         client.on_cell_executed = lambda **_: print(".", end="", flush=True)
         try:
             client.execute()
@@ -123,15 +124,12 @@ def score_reference(out: Path) -> None:
     from elm_helpers.engines import open_llama_cpp
     from elm_helpers.evaluate import evaluate_model, score_requests
     from elm_helpers.generate import write_dataset
-    from elm_helpers.grammar import build_gbnf
     from elm_helpers.hub import write_model_card
 
     data = OUTPUTS / "reference" / "score"
     write_dataset(data, 0, SCORED_ROWS, SCORED_MIX, seed=2)
     board = evaluate_model(out, read_rows(data / "ecommerce_eval.json"), out / "scoreboard.json", SCORED_SYSTEMS)
-    engine = open_llama_cpp(out)
-    scores = {"tuned": score_requests(engine), "tuned+grammar": score_requests(engine, grammar=build_gbnf())}
-    found = {name: {key: asdict(metric) for key, metric in score.metrics.items()} for name, score in scores.items()}
+    found = {"tuned": {key: asdict(metric) for key, metric in score_requests(open_llama_cpp(out)).metrics.items()}}
     (out / "requests.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     write_model_card(out, scoreboard=board)
     summary = json.loads((out / "training_summary.json").read_text(encoding="utf-8"))
@@ -152,12 +150,13 @@ def format_figures(summary: dict, board: dict, requests: dict) -> str:
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
     by_hand = {"systems": [{"system": name, "metrics": metrics} for name, metrics in requests.items()]}
+    minutes, peak = summary["seconds"] / 60, summary["peak_memory_bytes"] / 1e9
     run = (
-        f"The reference run: {summary['rows']:,} rows, {summary['tokens']:,} tokens, {summary['seconds'] / 60:.0f} minutes"
-        f" on a 2-core CPU at {summary['tokens_per_second']:.0f} tokens/s, {summary['peak_memory_bytes'] / 1e9:.1f} GB"
-        f" at its peak, {summary['trainable_parameters']:,} trainable parameters."
+        f"The reference run: {summary['rows']:,} rows, {summary['tokens']:,} tokens, {minutes:.0f} minutes on a shared"
+        f" 2-core CPU at {summary['tokens_per_second']:.0f} tokens/s, {peak:.1f} GB at its peak,"
+        f" {summary['trainable_parameters']:,} trainable parameters."
     )
-    title = "On requests that somebody wrote without having seen the phrasebook:"
+    title = "On requests that were written apart from the phrasebook:"
     return "\n\n".join([format_scoreboard(board).strip(), title, format_scoreboard(by_hand).strip(), run])
 
 
