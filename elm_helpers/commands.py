@@ -133,7 +133,7 @@ def parse_overrides(words: list[str]) -> dict:
             name, _, value = word[2:].partition("=")
             name = name.replace("-", "_")
             if name not in known:
-                raise ValueError(f"--{name}: no such option, and SFTConfig has no such field")
+                raise ValueError(f"{word}: no such option, and SFTConfig has no such field")
             found[name] = yaml.safe_load(value) if value else True
         elif name is None:
             raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
