@@ -111,7 +111,7 @@ def test_a_missing_file_is_refused_by_name(folder, name):
 
 
 @pytest.mark.parametrize(
-    "base", ["/root/base", "./base", "base", "outputs/base/x", "..\\base", "data/templates", "", None]
+    "base", ["/opt/base", "./base", "base", "outputs/base/x", "..\\base", "data/templates", "", None]
 )
 def test_a_base_model_that_is_no_hub_id_is_refused(folder, base):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": base}), encoding="utf-8")

@@ -142,7 +142,8 @@ esac
 
 def run_setup(folder, **environment):
     command = ["make", "setup", f"PYTHON={folder / 'python'}"]
-    return subprocess.run(command, cwd=folder, env=os.environ | environment, capture_output=True, text=True)
+    outer = {name: value for name, value in os.environ.items() if name not in ("MAKELEVEL", "MAKEFLAGS", "MFLAGS")}
+    return subprocess.run(command, cwd=folder, env=outer | environment, capture_output=True, text=True)
 
 
 def test_setup_shows_its_steps_and_what_to_do_next_and_is_done_once(empty_clone):
