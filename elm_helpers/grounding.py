@@ -134,13 +134,31 @@ def find_ungrounded(
     for name, price in offered.items():
         if name.casefold() in lowered and not ((low or 0) <= price <= (high if high is not None else price)):
             reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
+    reasons += [f"{name} is named over and over" for name in offered if lowered.count(name.casefold()) > 2]
     for line in listed.splitlines():
-        named = [name for name in offered if name.casefold() in line.casefold()]
-        for money in MONEY.finditer(line) if len(named) == 1 else ():
-            amount = read_number(money.group(1) or money.group(2))
-            if amount in offered.values() and amount != offered[named[0]] and amount not in limits:
-                reasons.append(f"{named[0]} does not cost {money.group(0)}")
+        reasons += find_wrong_prices(line, offered, limits)
     return reasons
+
+
+def find_wrong_prices(line: str, offered: dict[str, float], limits: tuple[float | None, float | None]) -> list[str]:
+    """Return the products of one line that do not stand beside their own price; a line without prices says nothing.
+
+    Example:
+        >>> find_wrong_prices("Mug and Cup, both $9.50", {"Mug": 9.5, "Cup": 4.0}, (None, None))
+        ['Cup does not cost 9.5']
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    said = [read_number(money.group(1) or money.group(2)) for money in MONEY.finditer(line)]
+    said += [read_number(number) for number in NUMBER.findall(line) if re.search(r"\.\d\d$", number)]
+    amounts = {amount for amount in said if amount in offered.values() and amount not in limits}
+    named, rest = [], line.casefold()
+    for name in sorted(offered, key=len, reverse=True):  # a name may begin another one
+        if name.casefold() in rest:
+            named.append(name)
+            rest = rest.replace(name.casefold(), " ")
+    wrong = [name for name in named if amounts and offered[name] not in amounts | set(limits)]
+    return [f"{name} does not cost {', '.join(map(str, sorted(amounts)))}" for name in wrong]
 
 
 def list_prices(value: object) -> list[tuple[str, float]]:

@@ -39,6 +39,8 @@ def test_an_answer_from_the_results_or_the_shops_policies_passes(answer):
         ("The Corvane Hush 40 costs $79.", "79"),
         ("The Tessmar Bolt would fit.", "Tessmar Bolt"),
         ("The Corvane Hush 40 costs $129.00.", "does not cost"),
+        ("Corvane Hush 40: price: 89.00. Also the Oldo Mini, all for $89.00.", "Oldo Mini does not cost"),
+        ("Oldo Mini, Oldo Mini, Oldo Mini.", "over and over"),
         ("Your return RET-99 is on its way.", "RET-99"),
         ("It arrives on 2026-11-30.", "2026"),
         ("I found 7 of them.", "7"),
