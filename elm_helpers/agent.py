@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 from elm_helpers.answers import Rejected, describe_result, write_answer
 from elm_helpers.engines import Completion, Engine
-from elm_helpers.grounding import find_price_limits, find_ungrounded
+from elm_helpers.grounding import find_price_limits, find_ungrounded, fits_limits
 from elm_helpers.phrasebook import PhrasebookError, read_answers
 from elm_helpers.prompts import build_system
 from elm_helpers.tool_calls import ToolCall, ToolCallError, format_tool_call, parse_tool_calls
@@ -82,7 +82,7 @@ def trim_memory(messages: list[dict], characters: int = MEMORY_CHARACTERS) -> li
     for i in range(last_user):
         if size() > characters and kept[i]["role"] == "tool":
             kept[i] = {"role": "tool", "content": '{"note": "an older result, left out"}'}
-    while size() > characters and kept[1]["role"] != "system" and len(kept) > 2:
+    while size() > characters:
         users = [i for i, message in enumerate(kept) if message["role"] == "user"]
         if len(users) < 2:
             break
@@ -111,9 +111,8 @@ def render_result(call: ToolCall, result: dict, limits: tuple[float | None, floa
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    low, high = limits
     shown = {
-        key: [p for p in value if (low or 0) <= p["price"] <= (p["price"] if high is None else high)]
+        key: [product for product in value if fits_limits(product["price"], limits)]
         if key in ("products", "similar", "candidates")
         else value
         for key, value in result.items()

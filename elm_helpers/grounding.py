@@ -74,6 +74,19 @@ def find_price_limits(text: str) -> tuple[float | None, float | None]:
     return (low[0] if low and not high else None), (high[0] if high else None)
 
 
+def fits_limits(price: float, limits: tuple[float | None, float | None]) -> bool:
+    """Return whether a price lies within (lowest, highest); None on a side is no limit there.
+
+    Example:
+        >>> fits_limits(129.0, (None, 100.0)), fits_limits(100.0, (None, 100.0))
+        (False, True)
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    low, high = limits
+    return (low is None or low <= price) and (high is None or price <= high)
+
+
 @cache
 def read_policies() -> str:
     """Return what the shop promises everybody, as one text; an answer may quote it without a tool.
@@ -130,9 +143,8 @@ def find_ungrounded(
     for name in product_names:
         if name.casefold() in lowered and name.casefold() not in evidence:
             reasons.append(f"{name} was returned by no tool")
-    low, high = limits
     for name, price in offered.items():
-        if name.casefold() in lowered and not ((low or 0) <= price <= (high if high is not None else price)):
+        if name.casefold() in lowered and not fits_limits(price, limits):
             reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
     reasons += [f"{name} is named over and over" for name in offered if lowered.count(name.casefold()) > 2]
     for line in listed.splitlines():

@@ -97,11 +97,9 @@ def compute_eval_loss(trainer: CompletionTrainer, encoded: list[Encoded]) -> flo
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     rows = build_dataset(encoded)
-    total = tokens = 0.0
+    total = 0.0
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for batch in TokenBudgetSampler([len(e.ids) for e in encoded], trainer.batch_tokens, seed=0):
             inputs = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in batch]))
-            count = int((inputs["labels"][:, 1:] != -100).sum())
             total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=1))
-            tokens += count
-    return total / tokens
+    return total / sum(sum(e.mask) for e in encoded)
