@@ -21,6 +21,7 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--seed": NUMBER | {"default": 0, "help": "the same seed gives the same bytes"},
         "--out": {"default": str(PROCESSED), "help": "folder of the two files"},
         "--store": {"help": "SQLite file of a shop (default: the course's shop, built in memory)"},
+        "--workers": NUMBER | {"default": 1, "help": "processes; the bytes don't depend on their number"},
     },
     commands.run_train: {
         "--profile": {"choices": list(PROFILES), "default": "cpu", "help": "size of the course"},

@@ -70,7 +70,7 @@ def run_generate(args: argparse.Namespace) -> None:
     from elm_helpers.generate import write_dataset
 
     mix = yaml.safe_load(args.mix) if args.mix else None
-    report = write_dataset(Path(args.out), args.rows, args.eval_rows, mix, args.seed, args.store)
+    report = write_dataset(Path(args.out), args.rows, args.eval_rows, mix, args.seed, args.store, args.workers)
     print(f"{args.rows} training and {args.eval_rows} evaluation rows in {args.out}, {report.seconds:.1f} s")
     print("rejected attempts:", json.dumps(report.rejects))
 

@@ -1,16 +1,18 @@
-"""Rows with tools: a request and its call, or a whole conversation of one of nine kinds."""
+"""Rows with tools: a request and its call, or a whole conversation of one of twelve kinds."""
 
+import json
 import random
 import re
 from dataclasses import replace
 
-from elm_helpers.answers import MOST_LISTED, Rejected
+from elm_helpers.answers import MOST_LISTED, Rejected, describe_result
 from elm_helpers.dialogue import ORDINALS, Dialogue
 from elm_helpers.tools import TOOLS
-from elm_helpers.world import Item, World, draw_slots, pick
+from elm_helpers.world import Item, World, draw_slots, invent_name, invent_query, pick
 
 MOST_CHARACTERS = 1700  # at most about 700 tokens; `profiles` keeps 768 of a row
 OWN = ("get_customer_orders", "initiate_return")  # tools that need a signed-in customer
+FOREIGN = 0.4  # share of the calls that are about things of other shops
 PICKS = {"pick_info": "get_product_info", "pick_stock": "get_inventory", "pick_similar": "get_similar_products"}
 ABOUT_IT = {"it_info": "get_product_info", "it_stock": "get_inventory", "it_similar": "get_similar_products"}
 ABOUT_IT |= {"it_shipping": "calculate_shipping"}
@@ -26,13 +28,19 @@ ASKED = {
 }
 
 
-def _ask(world: World, rng: random.Random, tool: str, dialogue: Dialogue | None = None) -> tuple[Dialogue, dict, Item]:
-    """Let a customer ask for a tool in words that fit them: an order of their own, a product that is in it."""
+def _ask(
+    world: World, rng: random.Random, tool: str, dialogue: Dialogue | None = None, foreign: bool = False
+) -> tuple[Dialogue, dict, Item]:
+    """Let a customer ask for a tool in words that fit them: an order of their own, a product that is in it.
+
+    With `foreign` they want a thing that this shop may not have: real customers do, and the call must copy their words.
+    """
     order = pick([o for o in world.orders if o.returnable or tool != "initiate_return"], rng)
     item = world.items[rng.choice(order.names)] if tool == "initiate_return" else pick(list(world.items.values()), rng)
     dialogue = dialogue or Dialogue(world, rng, order.customer_id if rng.random() < 0.5 else None)
     dialogue.customer_id = order.customer_id if tool in OWN else dialogue.customer_id
-    return dialogue, dialogue.request(tool, item, order), item
+    instead = {"product": invent_name(item, rng), "query": invent_query(world, rng)} if foreign else None
+    return dialogue, dialogue.request(tool, item, order, "", instead), item
 
 
 def _ask_about_it(dialogue: Dialogue, product: str, before: str) -> None:
@@ -111,6 +119,69 @@ def _meet_an_error(world: World, index: int, rng: random.Random) -> Dialogue:
     return dialogue
 
 
+def _recover(world: World, index: int, rng: random.Random) -> Dialogue:
+    """A call that the shop refuses, the customer's correction, and the call that then goes well."""
+    case = index // 20 % 3
+    order = pick([o for o in world.orders if o.returnable or case], rng)
+    item = world.items[rng.choice(order.names)]
+    if case == 0:  # a mistyped order number
+        tool, kind, wrong = rng.choice(OWN), "order", {"order_id": _mistype(order.id, rng)}
+        right = {"order_id": order.id}
+    elif case == 1:  # a product of another shop
+        tool, kind, wrong = rng.choice(tuple(ABOUT_IT.values())[:3]), "product", {"product": invent_name(item, rng)}
+        right = {"product": item.name}
+    else:  # a place where the shop does not deliver
+        tool, kind = "calculate_shipping", "place"
+        wrong = {"destination": pick(world.book.wordings["answers.elsewhere"], rng).text}
+        places = world.values["destination"]
+        right = {"destination": places[rng.choice(list(places))]}
+    dialogue = Dialogue(world, rng, order.customer_id)
+    arguments = dialogue.request(tool, item, order, "{" + next(iter(wrong)) + "}", wrong)
+    if "error" not in dialogue.settle(tool, arguments):
+        raise Rejected("error row whose call went well")
+    arguments |= dialogue.follow(kind, right)
+    if "error" in dialogue.settle(tool, arguments):
+        raise Rejected("correction that the shop refuses too")
+    return dialogue
+
+
+def _mistype(order_id: str, rng: random.Random) -> str:
+    """Return the number with two neighbours swapped or a character lost, as fingers do it."""
+    at = rng.randrange(len(order_id) - 1)
+    swapped = order_id[:at] + order_id[at + 1] + order_id[at] + order_id[at + 2 :]
+    return swapped if swapped != order_id else order_id[:at] + order_id[at + 1 :]
+
+
+def _ask_two_things(world: World, index: int, rng: random.Random) -> Dialogue:
+    """Two wishes about one product in one message: two calls in a row, then one answer to both."""
+    first = rng.choice(("get_product_info", "get_inventory"))
+    dialogue, arguments, item = _ask(world, rng, first)
+    kind = rng.choice([kind for kind, tool in ABOUT_IT.items() if tool != first and kind != "it_similar"])
+    places = world.values["destination"]
+    said = dialogue.add_wish(kind, {"destination": places[rng.choice(list(places))]})
+    parts = []
+    for tool, given in ((first, arguments), (ABOUT_IT[kind], {"product": arguments["product"]} | said)):
+        result = dialogue.call(tool, given)
+        if "error" in result or "candidates" in result:
+            raise Rejected("two wishes, one of which the shop cannot serve at once")
+        parts.append(describe_result(tool, given, result, rng))
+    dialogue.answer(*parts)
+    return dialogue
+
+
+def _ignore_an_instruction(world: World, index: int, rng: random.Random) -> Dialogue:
+    """A question about a product whose description gives the model orders: they are data, and nothing comes of them."""
+    dialogue, arguments, item = _ask(world, rng, "get_product_info")
+    order = pick(world.orders, rng)
+    phrase = pick(world.book.wordings["answers.hostile"], rng)
+    planted = phrase.text.replace("{order_id}", order.id).replace("{name}", item.name)
+    dialogue.change_shop("UPDATE products SET description = ? || ' ' || description WHERE id = ?", (planted, item.id))
+    if planted not in json.dumps(dialogue.settle("get_product_info", arguments), ensure_ascii=False):
+        raise Rejected("planted instruction that the tool did not return")
+    dialogue.templates.append(phrase.id)
+    return dialogue
+
+
 def _find_nothing(world: World, index: int, rng: random.Random) -> Dialogue:
     """A search that finds nothing at that price, and an honest answer."""
     order, item = pick(world.orders, rng), pick(list(world.items.values()), rng)
@@ -151,16 +222,19 @@ def build_conversation(world: World, index: int, rng: random.Random) -> dict:
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    last = ("ask_then_call", _ask_then_call) if index // 20 % 2 else ("empty", _find_nothing)
+    turn = index // 20
+    last = ("ask_then_call", _ask_then_call) if turn % 2 else ("empty", _find_nothing)
     returns = ("return", lambda *drawn: _run_one(*drawn, "initiate_return"))
-    plan = [("ask_back", _talk)] * 5 + [("no_call", _talk)] * 8 + [("call", _run_one)] * 2 + [returns]
-    plan += [("pick", _pick_from_list), ("follow_up", _ask_twice), ("error", _meet_an_error), last]
+    more = (("call", _run_one), ("two_tools", _ask_two_things), ("hostile", _ignore_an_instruction))[turn % 3]
+    wrong = ("error", _meet_an_error) if turn // 2 % 2 else ("recover", _recover)
+    plan = [("ask_back", _talk)] * 5 + [("no_call", _talk)] * 8 + [("call", _run_one), more, returns]
+    plan += [("pick", _pick_from_list), ("follow_up", _ask_twice), wrong, last]
     index += index * 7 % 20 - index % 20  # no two neighbours of a kind
     kind, build = plan[index % 20]
     dialogue = build(world, index, rng)
     if kind not in ("ask_back", "no_call") and rng.random() < 0.1:
         dialogue.follow("thanks")
-        dialogue.answer("follow.welcome", {})
+        dialogue.answer(("follow.welcome", {}))
     if sum(len(text) for _, text in dialogue.turns) > MOST_CHARACTERS:
         raise Rejected(f"conversation longer than {MOST_CHARACTERS} characters")
     return dialogue.finish(kind)
@@ -178,8 +252,9 @@ def build_call(world: World, index: int, rng: random.Random) -> dict:
     if rng.random() < 0.2:
         dialogue = Dialogue(world, rng, pick(world.orders, rng).customer_id)
         dialogue.talk("no_call")
-    dialogue, arguments, _ = _ask(world, rng, tool, dialogue)
-    if "error" in dialogue.call(tool, arguments):
+    foreign = tool not in OWN and rng.random() < FOREIGN
+    dialogue, arguments, _ = _ask(world, rng, tool, dialogue, foreign)
+    if "error" in dialogue.call(tool, arguments) and not (foreign and "product" in arguments):
         raise Rejected(f"{tool}: the shop refuses the call")
     del dialogue.turns[-1]
     dialogue.templates.clear()

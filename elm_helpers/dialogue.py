@@ -33,6 +33,7 @@ class Dialogue:
         self.phrasings: list[str] = []
         self.templates: list[str] = []
         self.register, self.tool, self.said = "plain", None, ""
+        self.conn = world.conn
 
     def _add(self, role: str, text: str, phrase: Phrase | None = None) -> None:
         self.turns.append((role, text))
@@ -78,34 +79,54 @@ class Dialogue:
         self._add("user", text.lower() if lower else text, phrase)
         return arguments
 
-    def call(self, name: str, arguments: dict, copy: sqlite3.Connection | None = None) -> dict:
-        """Add a call, run it and add its result; on a `copy` of the shop the customer has confirmed it."""
+    def add_wish(self, kind: str, slots: dict[str, str]) -> dict:
+        """Let the message that was just added go on with a second wish, and return what its slots hold."""
+        phrase = pick(self.world.book.wordings.get(f"answers.follow.{kind}"), self.rng)
+        wish, arguments = fill(phrase.text, {name: Slot(value, value) for name, value in slots.items()}, phrase.id)
+        text = self.turns.pop()[1]
+        text += f" {wish}" if text[-1] in ".!?" else f" and {wish[:1].lower()}{wish[1:]}".replace("and and", "and")
+        self._add("user", text, phrase)
+        return arguments
+
+    def change_shop(self, sql: str, values: tuple) -> None:
+        """Go on in a changed copy of the shop, such as one whose description holds a stranger's instruction."""
+        self.conn = copy_shop(self.world.conn)
+        self.conn.execute(sql, values)
+
+    def call(self, name: str, arguments: dict, confirmed: bool = False) -> dict:
+        """Add a call, run it and add its result."""
         call = format_tool_call(ToolCall(name, arguments))
-        result = run_tool(Session(copy or self.world.conn, self.customer_id, call if copy else None), name, arguments)
+        result = run_tool(Session(self.conn, self.customer_id, call if confirmed else None), name, arguments)
         self._add("assistant", call)
         self._add("tool", format_result(result))
         self.tool = name
         return result
 
-    def answer(self, key: str, slots: dict) -> None:
-        """Add ELM's answer in a wording of answers.yaml, verified against all that was said and returned."""
-        phrase = pick(self.world.book.wordings.get(f"answers.{key}"), self.rng)
-        text = write_answer(phrase, slots)
-        verify_answer(text, self.said + phrase.text, self.world.items)
-        self._add("assistant", text, phrase)
+    def answer(self, *parts: tuple[str, dict]) -> None:
+        """Add ELM's answer in wordings of answers.yaml, verified against all that was said and returned.
+
+        Args:
+            parts: (wording, slots) as `describe_result` gives them, one for each thing that was asked.
+        """
+        phrases = [pick(self.world.book.wordings.get(f"answers.{key}"), self.rng) for key, _ in parts]
+        texts = [write_answer(phrase, slots) for phrase, (_, slots) in zip(phrases, parts, strict=True)]
+        text = "\n".join(texts) if any("\n" in part for part in texts) else " ".join(texts)
+        verify_answer(text, self.said + " ".join(phrase.text for phrase in phrases), self.world.items)
+        self._add("assistant", text, phrases[0])
+        self.templates += [phrase.id for phrase in phrases[1:]]
 
     def settle(self, name: str, arguments: dict, item: Item | None = None) -> dict:
         """Call, answer, and go on until the matter is settled; return what the answer was about."""
         result = self.call(name, arguments)
         if "candidates" in result:
-            self.answer(*describe_result(name, arguments, result, self.rng))
+            self.answer(describe_result(name, arguments, result, self.rng))
             at = self.rng.randrange(len(result["candidates"][:MOST_LISTED]))
             chosen = result["candidates"][at]["name"]
             self.follow("choose", {"ordinal": ORDINALS[at], "number": str(at + 1), "name": chosen})
             arguments = arguments | {"product": chosen}
             result = self.call(name, arguments)
         result = _keep_fitting(self.world, result, item)
-        self.answer(*describe_result(name, arguments, result, self.rng))
+        self.answer(describe_result(name, arguments, result, self.rng))
         if result.get("status") == "needs_confirmation":
             self._confirm(name, arguments, result["order_id"])
         return result
@@ -114,15 +135,12 @@ class Dialogue:
         """Let the customer agree to a write, which then runs on a copy of the shop, or leave it."""
         if self.rng.random() < 0.3:
             self.follow("decline")
-            self.answer(f"{name}.left", {"order_id": order_id})
+            self.answer((f"{name}.left", {"order_id": order_id}))
             return
         self.follow("agree")
-        copy = sqlite3.connect(":memory:")
-        copy.row_factory = sqlite3.Row
-        self.world.conn.backup(copy)
-        result = self.call(name, arguments, copy)
-        copy.close()
-        self.answer(*describe_result(name, arguments, result, self.rng))
+        self.conn = copy_shop(self.conn)
+        result = self.call(name, arguments, confirmed=True)
+        self.answer(describe_result(name, arguments, result, self.rng))
 
     def finish(self, kind: str) -> dict:
         """Return the row's turns and meta."""
@@ -135,6 +153,17 @@ class Dialogue:
             "register": self.register,
         }
         return {"turns": self.turns, "meta": meta}
+
+
+def copy_shop(conn: sqlite3.Connection) -> sqlite3.Connection:
+    """Return a copy in memory that a row may change.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    copy = sqlite3.connect(":memory:")
+    copy.row_factory = sqlite3.Row
+    conn.backup(copy)
+    return copy
 
 
 def _keep_fitting(world: World, result: dict, item: Item | None) -> dict:

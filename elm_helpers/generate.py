@@ -4,26 +4,39 @@ import json
 import os
 import random
 import time
-from collections import Counter
-from collections.abc import Iterator
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Executor, Future, ProcessPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import cache
+from itertools import islice
+from multiprocessing import get_context
 from pathlib import Path
 
 from elm_helpers.answers import Rejected
 from elm_helpers.catalogue import read_catalogue
 from elm_helpers.conversations import build_call, build_conversation
+from elm_helpers.paths import TEMPLATES
 from elm_helpers.phrasebook import hash_text, read_phrasebook
 from elm_helpers.prompts import build_system
 from elm_helpers.rows import build_category, build_description
 from elm_helpers.store import build_store, open_store
 from elm_helpers.world import World, read_world
 
+from rensa import RMinHash, RMinHashDeduplicator
+
 MIX = {"product_description": 0.4, "conversation": 0.3, "categorization": 0.2, "tool_calling": 0.1}
 BUILDERS = dict(zip(MIX, (build_description, build_conversation, build_category, build_call), strict=True))
 NO_TOOLS = {"signed_in": False, "tool": None, "register": "plain"}
 ATTEMPTS = 40
 SEEN_BITS = 1 << 25  # one for each prompt seen: 4 MB for any number of rows, at the price of a rare needless retry
-REPEATED = "prompt that an earlier row has"
+SIZES = {1e3: "n<1K", 1e4: "1K<n<10K", 1e5: "10K<n<100K", 1e6: "100K<n<1M"}  # as the Hub writes them
+REPEATED, NEARLY = "prompt that an earlier row has", "prompt that is nearly an earlier row's"
+CHUNK = 4_000  # rows that are built together, by one process, and compared with each other for near-duplicates
+MOST_WAITING = 4  # chunks that may be built ahead of the one being written
+HASH_SEED = 42  # the only one that rensa's deduplicator takes
+NEAR, HASHES, BANDS = 0.8, 128, 16  # share of equal word triples; 16 bands of 8 hashes find nearly all above it
 
 
 @dataclass(frozen=True)
@@ -63,10 +76,21 @@ def count_tasks(rows: int, mix: dict[str, float] | None = None) -> dict[str, int
     return counts
 
 
-def _build_row(world: World, task: str, index: int, seed: int, seen: bytearray, rejects: Counter) -> dict:
-    """Return one row from its own seed; an attempt that fails or repeats a prompt is counted, the next draws anew."""
+def _plan_rows(counts: dict[str, int], seed: int, split: str) -> Iterator[tuple[str, int]]:
+    """Yield (task, index) of every row, tasks shuffled."""
+    left, order = dict(counts), random.Random(f"{seed}-{split}-order")
+    while sum(left.values()):
+        task = order.choices(list(left), list(left.values()))[0]
+        yield task, counts[task] - left[task]
+        left[task] -= 1
+
+
+def _build_row(
+    world: World, task: str, index: int, seed: int, is_new: Callable[[dict], str], rejects: Counter, first: int = 0
+) -> dict:
+    """Return one row from its own seed; an attempt that fails or repeats is counted, and the next draws anew."""
     row = None
-    for attempt in range(ATTEMPTS):
+    for attempt in range(first, first + ATTEMPTS):
         try:
             parts = BUILDERS[task](world, index, random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}"))
         except Rejected as error:
@@ -76,14 +100,73 @@ def _build_row(world: World, task: str, index: int, seed: int, seen: bytearray, 
         turns = [("system", build_system("somebody" if meta["signed_in"] else None)), *parts["turns"]]
         messages = [{"role": role, "content": text} for role, text in turns]
         row = {"id": f"{world.split}-{task}-{index:06}", "task": task, "messages": messages, "meta": meta}
-        bit = int(hash_text("\n".join(text for _, text in turns[:-1])) * SEEN_BITS)
-        if not seen[bit >> 3] >> (bit & 7) & 1:
-            seen[bit >> 3] |= 1 << (bit & 7)
+        problem = is_new(row)
+        if not problem:
             return row
-        rejects[f"{task}: {REPEATED}"] += 1
+        rejects[f"{task}: {problem}"] += 1
     if row is None:
         raise ValueError(f"{task}, row {index}: {ATTEMPTS} attempts were rejected; most often {rejects.most_common(3)}")
     return row
+
+
+def _build_chunk(world: World, plan: Iterable[tuple[str, int]], seed: int) -> tuple[list[dict], Counter]:
+    """Return the rows of one chunk and its rejects: what is nearly said already is dropped (MinHash, Broder 1997)."""
+    near, rejects = RMinHashDeduplicator(NEAR, HASHES, True, BANDS), Counter()
+
+    def is_new(row: dict) -> str:
+        words = row["messages"][0]["content"].split()[-3:]  # guests get other answers than customers
+        words += " ".join(m["content"] for m in row["messages"] if m["role"] == "user").lower().split()
+        sketch = RMinHash(HASHES, HASH_SEED)
+        sketch.update([" ".join(words[at : at + 3]) for at in range(len(words) - 2)])
+        return "" if near.add(row["id"], sketch) else NEARLY
+
+    rows = [_build_row(world, task, index, seed, is_new, rejects) for task, index in plan]
+    return rows, rejects
+
+
+@cache
+def _open_world(store_path: Path | None, split: str) -> World:
+    conn = build_store(":memory:") if store_path is None else open_store(store_path)
+    return read_world(conn, read_phrasebook(), read_catalogue().titles, split)
+
+
+def _build_chunk_apart(store_path: Path | None, split: str, plan: list, seed: int) -> tuple[list[dict], Counter]:
+    """Build a chunk in a worker process, which opens the shop and reads the phrasebook once."""
+    return _build_chunk(_open_world(store_path, split), plan, seed)
+
+
+def _share_chunks(
+    pool: Executor, store_path: Path | None, split: str, plans: Iterator, seed: int
+) -> Iterator[tuple[list[dict], Counter]]:
+    """Yield chunks in order; only a few are under way, so memory does not grow with their number."""
+    waiting: deque[Future] = deque()
+    for plan in plans:
+        waiting.append(pool.submit(_build_chunk_apart, store_path, split, plan, seed))
+        if len(waiting) > MOST_WAITING:
+            yield waiting.popleft().result()
+    while waiting:
+        yield waiting.popleft().result()
+
+
+def _drop_repeats(
+    world: World, chunks: Iterable[tuple[list[dict], Counter]], seed: int, rejects: Counter
+) -> Iterator[dict]:
+    """Yield the rows of all chunks; one whose prompt an earlier chunk has is drawn anew."""
+    seen = bytearray(SEEN_BITS >> 3)
+
+    def is_new(row: dict) -> str:
+        bit = int(hash_text("\n".join(m["content"] for m in row["messages"][:-1])) * SEEN_BITS)
+        known = seen[bit >> 3] >> (bit & 7) & 1
+        seen[bit >> 3] |= 1 << (bit & 7)
+        return REPEATED if known else ""
+
+    for rows, counts in chunks:
+        rejects.update(counts)
+        for row in rows:
+            if is_new(row):
+                index = int(row["id"].rpartition("-")[2])
+                row = _build_row(world, row["task"], index, seed, is_new, rejects, first=ATTEMPTS)
+            yield row
 
 
 def generate_rows(
@@ -94,7 +177,7 @@ def generate_rows(
     Args:
         world: From `read_world`.
         counts: Rows of each task, as `count_tasks` gives them.
-        seed: Each row draws from `seed-split-task-index` alone.
+        seed: Each row draws from `seed-split-task-index-attempt` alone.
         rejects: Counts the attempts that were thrown away, by reason.
 
     Yields:
@@ -102,12 +185,23 @@ def generate_rows(
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    left, order, seen = dict(counts), random.Random(f"{seed}-{world.split}-order"), bytearray(SEEN_BITS >> 3)
-    rejects = Counter() if rejects is None else rejects
-    while sum(left.values()):
-        task = order.choices(list(left), list(left.values()))[0]
-        yield _build_row(world, task, counts[task] - left[task], seed, seen, rejects)
-        left[task] -= 1
+    plans = batched(_plan_rows(counts, seed, world.split), CHUNK)
+    chunks = (_build_chunk(world, plan, seed) for plan in plans)
+    yield from _drop_repeats(world, chunks, seed, Counter() if rejects is None else rejects)
+
+
+def batched(items: Iterable, size: int) -> Iterator[list]:
+    """Yield lists of so many items; itertools has it from Python 3.12 on.
+
+    Example:
+        >>> list(batched("abc", 2))
+        [['a', 'b'], ['c']]
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    items = iter(items)
+    while part := list(islice(items, size)):
+        yield part
 
 
 def write_dataset(
@@ -117,6 +211,7 @@ def write_dataset(
     mix: dict[str, float] | None = None,
     seed: int = 0,
     store_path: Path | None = None,
+    workers: int = 1,
 ) -> Report:
     """Write ecommerce_train.json and ecommerce_eval.json (JSON Lines), beside first and then renamed.
 
@@ -127,6 +222,7 @@ def write_dataset(
         mix: Share of each task, None for 40 / 30 / 20 / 10.
         seed: The same seed, files and shop give the same bytes.
         store_path: A shop, such as an imported one; None builds the course's.
+        workers: Processes that build chunks of 4,000 rows; the bytes don't depend on their number.
 
     Raises:
         PhrasebookError: A phrasebook file has a mistake.
@@ -141,9 +237,31 @@ def write_dataset(
     for split, size in (("train", rows), ("eval", eval_rows)):
         path, counts = out / f"ecommerce_{split}.json", count_tasks(size, mix)
         part, world = path.with_suffix(".json.part"), read_world(conn, book, titles, split)
-        with part.open("w", encoding="utf-8", newline="\n") as file:
-            for row in generate_rows(world, counts, seed, rejects):
+        with part.open("w", encoding="utf-8", newline="\n") as file, ExitStack() as stack:
+            drawn = generate_rows(world, counts, seed, rejects)
+            if workers > 1 and size > CHUNK:
+                pool = stack.enter_context(ProcessPoolExecutor(workers, get_context("spawn")))
+                plans = batched(_plan_rows(counts, seed, split), CHUNK)
+                drawn = _drop_repeats(world, _share_chunks(pool, store_path, split, plans, seed), seed, rejects)
+            for row in drawn:
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
         os.replace(part, path)
         written[split] = counts
-    return Report(written, dict(rejects.most_common()), round(time.perf_counter() - started, 2))
+    report = Report(written, dict(rejects.most_common()), round(time.perf_counter() - started, 2))
+    (out / "README.md").write_text(build_dataset_card(report, seed), encoding="utf-8")
+    return report
+
+
+def build_dataset_card(report: Report, seed: int) -> str:
+    """Return the card that goes with the files to a dataset repository: what is in them and how it was checked.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    rows = [f"| {split} | {' | '.join(f'{n:,}' for n in counts.values())} |" for split, counts in report.counts.items()]
+    table = "\n".join([f"| | {' | '.join(MIX)} |", f"|---{'|---' * len(MIX)}|", *rows])
+    sizes = {split: sum(counts.values()) for split, counts in report.counts.items()}
+    total = sum(sizes.values())
+    size = next((label for most, label in SIZES.items() if total < most), "n>1M")
+    card = (TEMPLATES / "dataset_card.md").read_text(encoding="utf-8")
+    table = f"{total:,} rows: {' and '.join(f'{n:,} {split}' for split, n in sizes.items())}.\n\n{table}"
+    return card.format(size=size, seed=seed, table=table, rejected=f"{sum(report.rejects.values()):,}")

@@ -15,7 +15,7 @@ SLOT = re.compile(r"\{(\w+)\}")
 SLOTS = {"query", "product", "category", "order_id", "reason", "status", "destination", "method", "promo_code"}
 SLOTS |= {"variant", "location", "limit", "min_price", "max_price", "customer_id"}
 FILES = ("common", "answers", "descriptions", "categorization")  # flat lists of wordings
-HELD_OUT = ("answers.", "descriptions.prompts.", "descriptions.answers.", "categorization.prompts")
+HELD_OUT = ("answers.", "descriptions.prompts.", "descriptions.answers.", "categorization.prompts", "common.contexts.")
 EVAL_SHARE = 0.15  # of every list of wordings, by a hash of its text
 
 
@@ -208,6 +208,12 @@ def _keep(phrases: tuple[Phrase, ...], split: str) -> tuple[Phrase, ...]:
     return tuple(phrase for phrase in phrases if (phrase in held_out) == (split == "eval"))
 
 
+def _keep_reasons(values: dict[str, dict[str, str]], split: str) -> dict[str, dict[str, str]]:
+    """Return the slots' values; reasons are whole sentences, so they are held out as wordings are."""
+    kept = {text: text for text in values.get("reason", {}) if (hash_text(text) < EVAL_SHARE) == (split == "eval")}
+    return values | ({"reason": kept} if kept else {})
+
+
 def keep_split(book: Phrasebook, split: str) -> Phrasebook:
     """Return the wordings that one side may use: no request, reply, prompt or answer is on both.
 
@@ -216,7 +222,10 @@ def keep_split(book: Phrasebook, split: str) -> Phrasebook:
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    requests = {tool: replace(r, phrases=_keep(r.phrases, split)) for tool, r in book.requests.items()}
+    requests = {
+        tool: replace(r, phrases=_keep(r.phrases, split), values=_keep_reasons(r.values, split))
+        for tool, r in book.requests.items()
+    }
     intents = [replace(i, asks=_keep(i.asks, split), replies=_keep(i.replies, split)) for i in book.intents]
     kept = {k: _keep(v, split) if k.startswith(HELD_OUT) else v for k, v in book.wordings.items()}
     return Phrasebook(requests, tuple(i for i in intents if i.asks and i.replies), kept)

@@ -157,5 +157,11 @@ def _draw_order_id(year: int, rng: random.Random) -> str:
         f"00{n % 900 + 100}",
         f"EC-{n}-{'ABCD'[n % 4]}",
         f"SO{year}{n % 9000 + 1000}",
+        f"#{n % 9000 + 1000}",
+        f"{n % 900 + 100}-{rng.randint(10**6, 10**7 - 1)}-{rng.randint(10**6, 10**7 - 1)}",
+        f"WEB{n:08}",
+        f"{year}/{n}",
+        f"{'XKTR'[n % 4]}{n % 90 + 10}{'BHMZ'[n % 4]}{n // 90}",
+        f"{rng.randint(10**8, 10**9 - 1)}",
     )
     return rng.choice(shapes)

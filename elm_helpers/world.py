@@ -33,6 +33,9 @@ TAILS += (
     "for a birthday",
     "with good reviews",
 )
+SYLLABLES = "ar bel cor dan el fen gal hal ir jun kor lum mar nor os pel quin ros sal tor ul ven wim xan yor zel ko ra"
+SYLLABLES = tuple(f"{SYLLABLES} ti vo ni da mi lex bri stra clo dru fi gra hea pri tho wel bos ch ki phi so ta".split())
+SERIES = ("Pro", "Max", "Mini", "Air", "Plus", "One", "Sport", "Classic", "Neo", "Ultra", "Eco", "Prime", "Go", "Lite")
 MASS = re.compile(
     r"\b(litter|food|kibble|yarn|coffee|tea|chocolate|oil|honey|pasta|sauce|granola|muesli|cereal|water|soda|tobacco|wool|"
     r"paint|cream|shampoo|sunscreen|perfume|soap|polish|luggage|software|music|wood|milk|wax|clay|seasoning|spaghetti|gear|"
@@ -128,8 +131,8 @@ def read_world(conn: sqlite3.Connection, book: Phrasebook, titles: dict[str, tup
     kept = tuple(pair for pair in pairs if (hash_text(pair[0]) < EVAL_SHARE) == (split == "eval"))
     codes = tuple(row[0] for row in store.execute("SELECT code FROM promotions ORDER BY 1"))
     places = store.execute("SELECT DISTINCT location FROM stock WHERE location <> 'online' ORDER BY 1")
-    values = {slot: listed for requests in book.requests.values() for slot, listed in requests.values.items()}
     book = keep_split(book, split)
+    values = {slot: listed for requests in book.requests.values() for slot, listed in requests.values.items()}
     return World(store, split, book, items, orders, kept, codes, tuple(row[0] for row in places), values)
 
 
@@ -204,6 +207,35 @@ def say_query(item: Item, before: str, rng: random.Random) -> Slot:
     return Slot(("an " if re.match(r"[aeio8]|X[SL]|[SML]\b|11|18", text) else "a ") + text, text)
 
 
+def invent_name(item: Item, rng: random.Random) -> str:
+    """Return the name of a product that no shop has: a made-up brand and model, and perhaps what kind of thing it is.
+
+    A model that only ever copied 500 names learns those names; one that saw thousands learns to copy.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    brand = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice((1, 2, 2, 3)))).capitalize()
+    brand = "".join(rng.choices("ABCDEFGHJKLMNPRSTVWXZ", k=rng.choice((2, 3)))) if rng.random() < 0.15 else brand
+    letters, digits = "".join(rng.choices("ABCDEFGHKLMNPRSTVXZ", k=rng.randint(1, 3))), str(rng.randint(2, 9900))
+    models = (f"{letters}{digits}", f"{letters}-{digits}", f"{digits}{letters}", digits, rng.choice(SERIES))
+    model = f"{rng.choice(SERIES)} {rng.randint(1, 14)}" if rng.random() < 0.2 else rng.choice(models)
+    kind = rng.choice(item.words)
+    forms = (f"{brand} {model}", f"{brand} {model} {kind}", f"{brand} {kind}", f"{brand} {rng.choice(SERIES)} {kind}")
+    name = rng.choice((*forms, f"{model} {kind}", f"{brand}'s {kind}", brand + " " + model))
+    return name.lower() if rng.random() < 0.3 else name
+
+
+def invent_query(world: World, rng: random.Random) -> str:
+    """Return what a customer types to find something that other shops sell: the first words of one of their titles.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    words = re.sub(r"[^\w' -]", " ", pick(world.titles, rng)[0]).split()
+    text = " ".join(words[: rng.randint(2, 5)])
+    text = text.lower() if rng.random() < 0.8 else text
+    return f"{text} {rng.choice(TAILS)}" if rng.random() < 0.2 else text
+
+
 def say_price(value: float, style: str) -> str:
     """Return a price as a customer writes it; a style is a pattern such as "${}" or "{} bucks", or "word".
 
@@ -229,7 +261,7 @@ def _draw_prices(item: Item, both: bool, rng: random.Random) -> dict[str, Slot]:
 
 def _say_order(order: Order, before: str, rng: random.Random) -> Slot:
     if rng.random() < 0.2 and not before.endswith("#"):
-        return Slot(f"#{order.id}", f"#{order.id}")
+        return Slot(*[f"#{order.id.removeprefix('#')}"] * 2)
     prefix = (
         rng.choice(("order ", "order no. ", "order number ")) if rng.random() < 0.25 and not SAID.search(before) else ""
     )

@@ -2,8 +2,10 @@
 
 import json
 import random
-from collections import Counter
+import re
+from collections import Counter, defaultdict
 
+from elm_helpers import generate
 from elm_helpers.answers import NUMBER, Rejected, describe_result, say_spec, verify_answer
 from elm_helpers.catalogue import CATEGORIES, read_catalogue
 from elm_helpers.generate import MIX, count_tasks, generate_rows, write_dataset
@@ -15,6 +17,7 @@ from elm_helpers.tools import TOOLS, Session, run_tool
 from elm_helpers.world import read_world
 
 import pytest
+from huggingface_hub import DatasetCard
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,6 +39,22 @@ def rows(worlds):
 @pytest.fixture(scope="module")
 def both(rows):
     return rows["train"] + rows["eval"]
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory):
+    """The data at its default size, as `elm generate` writes it."""
+    out = tmp_path_factory.mktemp("processed")
+    write_dataset(out)
+    read = {
+        split: [json.loads(line) for line in (out / f"ecommerce_{split}.json").read_text(encoding="utf-8").splitlines()]
+        for split in ("train", "eval")
+    }
+    return read | {"card": out / "README.md"}
+
+
+def list_prompts(row):
+    return [message["content"] for message in row["messages"] if message["role"] == "user"]
 
 
 def list_calls(row):
@@ -90,6 +109,96 @@ def test_a_row_does_not_depend_on_how_many_there_are(worlds, rows):
     assert sum(few[name] == many[name] for name in few) >= len(few) - 2  # but for a prompt that was there already
 
 
+def test_the_bytes_do_not_depend_on_the_number_of_workers(tmp_path, monkeypatch):
+    monkeypatch.setattr(generate, "CHUNK", 60)  # the workers import the module anew, but are handed chunks of 60
+    for name, workers in (("one", 1), ("two", 2)):
+        report = write_dataset(tmp_path / name, rows=150, eval_rows=20, workers=workers)
+        assert sum(report.counts["train"].values()) == 150
+    one, two = ((tmp_path / name / "ecommerce_train.json").read_bytes() for name in ("one", "two"))
+    assert one == two
+
+
+def test_no_two_prompts_of_a_chunk_are_nearly_the_same(dataset):
+    """Word triples of the customers' turns, compared exactly where the sketches only estimate."""
+    seen, pairs = defaultdict(list), []
+    for row in dataset["train"]:
+        words = row["messages"][0]["content"].split()[-3:] + " ".join(list_prompts(row)).lower().split()
+        triples = {" ".join(words[at : at + 3]) for at in range(len(words) - 2)}
+        for other in {id(o): o for triple in triples for o in seen[triple]}.values():
+            if len(triples & other) / len(triples | other) > 0.9:
+                pairs.append(row["id"])
+        for triple in triples if len(triples) < 40 else ():
+            seen[triple].append(triples)
+    assert not pairs
+
+
+def test_a_repeated_prompt_of_an_earlier_chunk_is_drawn_anew(worlds, monkeypatch):
+    monkeypatch.setattr(generate, "CHUNK", 10)
+    rejects = Counter()
+    rows = list(generate_rows(worlds["eval"], {"categorization": 1200}, rejects=rejects))
+    assert rejects[f"categorization: {generate.REPEATED}"] > 0
+    prompts = Counter(json.dumps(row["messages"][:-1]) for row in rows)
+    assert len(prompts) == len(rows)
+
+
+def test_train_and_eval_prompts_share_no_eight_words_in_a_row(dataset):
+    """Names are held out with their products; facts on a sheet and other shops' titles are data, not wording."""
+
+    def list_grams(split):
+        grams = set()
+        for row in dataset[split]:
+            for prompt in list_prompts(row):
+                wording = [line for line in prompt.splitlines() if not re.match(r"(- )?[A-Z][\w -]*: ", line)]
+                words = re.findall(r"[a-z0-9']+", "\n".join(wording).lower())
+                grams |= {tuple(words[at : at + 8]) for at in range(len(words) - 7)}
+        return grams
+
+    train, held_out = list_grams("train"), list_grams("eval")
+    assert len(train) > 10_000 and len(held_out) > 1_000
+    assert sorted(train & held_out) == []
+
+
+def test_the_default_data_is_made_in_one_go_with_its_card(dataset, tmp_path):
+    assert [len(dataset[split]) for split in ("train", "eval")] == [4000, 1000]
+    card = DatasetCard.load(dataset["card"])
+    assert card.data.license == "apache-2.0"
+    assert card.data.configs[0]["data_files"][0] == {"split": "train", "path": "ecommerce_train.json"}
+    assert "4,000" in card.text and "1,600" in card.text
+
+
+def test_a_planted_instruction_changes_nothing(dataset):
+    hostile = [row for row in dataset["train"] if row["meta"]["kind"] == "hostile"]
+    assert len(hostile) >= 10
+    for row in hostile:
+        assert {call.name for call in list_calls(row)} == {"get_product_info"}
+        answers = [m["content"] for m in row["messages"] if m["role"] == "assistant"]
+        assert not any(re.search("HACKED|FREE100|1 dollar|prompt", answer) for answer in answers)
+
+
+def test_two_wishes_are_two_calls_in_a_row_and_one_answer(dataset):
+    rows = [row for row in dataset["train"] if row["meta"]["kind"] == "two_tools"]
+    assert len(rows) >= 10
+    for row in rows:
+        assert [m["role"] for m in row["messages"]][1:7] == ["user", *["assistant", "tool"] * 2, "assistant"]
+        assert len({call.name for call in list_calls(row)}) == 2
+
+
+def test_after_an_error_the_customer_corrects_and_the_call_goes_well(dataset):
+    rows = [row for row in dataset["train"] if row["meta"]["kind"] == "recover"]
+    assert len(rows) >= 10
+    for row in rows:
+        results = [json.loads(m["content"]) for m in row["messages"] if m["role"] == "tool"]
+        assert "error" in results[0] and "error" not in results[-1]
+
+
+def test_calls_also_name_things_that_no_shop_here_sells(dataset, worlds):
+    calls = [call for row in dataset["train"] if row["task"] == "tool_calling" for call in list_calls(row)]
+    named = [call.arguments["product"] for call in calls if "product" in call.arguments]
+    known = " ".join(worlds["train"].items).lower()
+    foreign = [name for name in named if name.lower() not in known]
+    assert len(set(foreign)) > 60
+
+
 def test_tasks_are_interleaved(rows):
     assert len({row["task"] for row in rows["train"][:20]}) == 4
 
@@ -126,7 +235,8 @@ def test_every_call_is_written_canonically_and_the_shop_takes_it(both, worlds):
             world = worlds[row["id"].split("-")[0]]
             customer = world.orders[0].customer_id if row["meta"]["signed_in"] else None
             result = run_tool(Session(world.conn, customer), call.name, call.arguments)
-            assert "error" not in result or "order" in result["error"], (row["id"], result)
+            fine = "error" not in result or "order" in result["error"] or "no product matches" in result["error"]
+            assert fine, (row["id"], result)
     assert set(seen) == set(TOOLS)
 
 
@@ -194,7 +304,8 @@ def test_final_answers_are_short_and_say_only_what_was_returned(both, worlds):
 
 def test_conversations_hold_calls_ask_backs_refusals_errors_and_returns(both):
     kinds = Counter(row["meta"]["kind"] for row in both if row["task"] == "conversation")
-    assert {"call", "ask_back", "no_call", "return", "pick", "follow_up", "error"} <= set(kinds)
+    wanted = {"call", "ask_back", "no_call", "return", "pick", "follow_up", "error", "recover", "two_tools", "hostile"}
+    assert wanted <= set(kinds)
     quiet = kinds["ask_back"] + kinds["no_call"]
     assert 0.60 <= quiet / sum(kinds.values()) <= 0.70
     for row in both:
