@@ -75,6 +75,20 @@ def run_generate(args: argparse.Namespace) -> None:
     print("rejected attempts:", json.dumps(report.rejects))
 
 
+def run_import(args: argparse.Namespace) -> None:
+    """Import a shop's exports: products, orders, customers, reviews, coupons and chat logs.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    from elm_helpers.importers import describe_report, import_path
+
+    mapping = dict(pair.split("=", 1) for pair in args.map or [] if "=" in pair)
+    if len(mapping) < len(args.map or []):
+        raise ValueError(f"--map: found {args.map}, expected field=column, each field once")
+    report = import_path(Path(args.PATH), Path(args.store), args.format, args.replace, mapping)
+    print("\n".join(describe_report(report, args.json)))
+
+
 def run_train(args: argparse.Namespace) -> None:
     """Fine-tune on the file's rows and write the adapter.
 
