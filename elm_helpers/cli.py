@@ -23,7 +23,7 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--store": {"help": "SQLite file of a shop (default: the course's shop, built in memory)"},
     },
     commands.run_import: {
-        "PATH": {"help": "export file, or a folder of them"},
+        "PATH": {"help": "export file, a folder of them, shopify://SHOP or woocommerce://HOST"},
         "--store": {"default": str(STORE), "help": "SQLite file of the shop, made if missing"},
         "--format": {"default": "auto", "help": "what the file is, such as shopify-products, instead of finding out"},
         "--map": {"action": "append", "metavar": "FIELD=COLUMN", "help": "name=Titel, for a column of another name"},

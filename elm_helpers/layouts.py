@@ -1,9 +1,10 @@
 """Which export a record is from, told by its fields, and which records belong to one product or order."""
 
+import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from elm_helpers.fields import ALIASES, find_value, read_key, read_text
+from elm_helpers.fields import ALIASES, RowError, find_value, read_key, read_text
 from elm_helpers.tables import Record
 
 # Format, what a record of it is, and its fields: all of them; "a|b" is either, "@x" any alias of x, "!x" not x.
@@ -140,14 +141,17 @@ def group_products(units: list[Unit], rejected: Rejected) -> list[Unit]:
             parts = tuple(Record(unit.main.line, part, part, unit.main.file) for part in inner)
             nested.append(replace(unit, parts=parts))
             continue
-        key = keys.get(parent) if parent else _find_key(fields)
-        if key is None:
-            found = f"its parent {parent!r} is not in this file" if parent else "found no handle, id, SKU or name"
-            rejected += [(row, found) for row in unit.rows]
+        try:
+            key = keys.get(parent) if parent else _find_key(fields)
+            if key is None:
+                found = f"its parent {parent!r} is not in this file"
+                raise RowError(found if parent else "found no handle, id, SKU or name")
+            for name, value in (("id:", read_key(fields, "id")), ("", read_key(fields, "sku"))):
+                if value and not parent:
+                    keys.setdefault(name + value, key)
+        except RowError as error:
+            rejected += [(row, str(error)) for row in unit.rows]
             continue
-        for name, value in (("id:", read_key(fields, "id")), ("", read_key(fields, "sku"))):
-            if value and not parent:
-                keys.setdefault(name + value, key)
         groups.setdefault(key, []).extend(unit.rows)
     return nested + [_build_group(rows) for rows in groups.values()]
 
@@ -160,11 +164,14 @@ def group_orders(units: list[Unit], rejected: Rejected) -> list[Unit]:
     groups, last = {}, None
     for unit in units:
         fields = unit.main.fields
-        key = read_key(fields, "orderid")
-        blank = not any(find_value(fields, name) for name in ("date", "email", "total"))
-        key = last if key is None and blank else key
-        if key is None:
-            rejected += [(row, "found no order number") for row in unit.rows]
+        try:
+            key = read_key(fields, "orderid")
+            if key is None and not any(find_value(fields, name) for name in ("date", "email", "total")):
+                key = last
+            if key is None:
+                raise RowError("found no order number")
+        except RowError as error:
+            rejected += [(row, str(error)) for row in unit.rows]
             continue
         last = key
         groups.setdefault(key, []).extend(unit.rows)
@@ -193,10 +200,15 @@ def _expand(part: str) -> list[str]:
 
 def _find_parent(fields: dict) -> str | None:
     """Return what a WooCommerce variation names as its parent: "id:12" or a SKU."""
-    if parent := read_text(fields, "parent"):
-        return parent if not parent.startswith("id:") else parent.replace(" ", "")
-    parent = read_text(fields, "parentid")
-    return None if parent in (None, "0") or parent.startswith("gid:") else f"id:{parent}"
+    parent = fields.get("parent") or fields.get("parentid") or ""
+    parent = str(parent).strip() if isinstance(parent, str | int) else ""
+    if parent in ("", "0") or parent.startswith("gid:"):
+        return None
+    return (
+        parent
+        if fields.get("parent") and not re.fullmatch(r"id:\s*\d+", parent)
+        else f"id:{parent.removeprefix('id:').strip()}"
+    )
 
 
 def _find_key(fields: dict) -> str | None:

@@ -154,8 +154,9 @@ def _read_rows(path: Path, text: str) -> tuple[list, list]:
             continue
         if header is None:
             header = _name_columns(row)
-        elif end == len(lines) and _is_open(lines[line - 1 :], delimiter):
-            rejected.append((line, f"a quote opens here and is never closed, so lines {line}-{end} can't be read"))
+        elif (end > line or end == len(lines)) and _is_torn(lines[line - 1 : end], delimiter):
+            told = f"a quote opens here and doesn't close where a cell ends, so lines {line}-{end} can't be read"
+            rejected.append((line, told))
         elif any(cell.strip() for cell in row[len(header) :]):
             rejected.append((line, f"found {len(row)} cells, the header names {len(header)}"))
         else:
@@ -176,11 +177,13 @@ def _name_columns(row: list[str]) -> list[str]:
     return names
 
 
-def _is_open(lines: list[str], delimiter: str) -> bool:
+def _is_torn(lines: list[str], delimiter: str) -> bool:
+    """Tell whether a quote joined lines that are not one record; within one line that is harmless: 27" Screen."""
     try:
-        return not list(csv.reader(lines, delimiter=delimiter, strict=True))
+        list(csv.reader(lines, delimiter=delimiter, strict=True))
     except csv.Error as error:
-        return "unexpected end" in str(error)
+        return len(lines) > 1 or "unexpected end" in str(error)
+    return False
 
 
 def _read_json(path: Path, text: str) -> tuple[list, list]:

@@ -12,6 +12,7 @@ from elm_helpers.sales import Customer, Line, Order, Promotion, Review
 from elm_helpers.shelves import build_id, find_category, find_kind
 from elm_helpers.tables import Record
 
+WHOLE = "id IN (SELECT product_id FROM specifications)"  # every product has some, but those only orders know
 BY_NAME = """SELECT id, NULL FROM products WHERE id = :name OR sku = :name UNION ALL
     SELECT product_id, variant FROM variants WHERE sku = :name UNION ALL
     SELECT id, NULL FROM (SELECT id FROM products WHERE name = :name ORDER BY id) LIMIT 1"""
@@ -42,14 +43,14 @@ def write_product(conn: sqlite3.Connection, product: Product, batch: set[str], r
     key = _find_known(conn, product, batch)
     conn.execute("DELETE FROM variants WHERE product_id = ?", (key,))
     conn.execute("DELETE FROM specifications WHERE product_id = ?", (key,))
+    conn.execute("INSERT OR IGNORE INTO products (id, name) VALUES (?, ?)", (key, product.name))
+    _absorb_sold(conn, product, key)
     sku = _claim_sku(conn, product.sku, key, product.name, remarks)
     price = min(variant.price for variant in product.variants)
-    values = (key, sku, product.name, product.brand, product.category, product.kind, price, product.description)
+    values = (sku, product.name, product.brand, product.category, product.kind, price, product.description, key)
     conn.execute(
-        """INSERT INTO products (id, sku, name, brand, category, kind, price, description)
-        VALUES (?, ?, ?, ?, ?, ?, ?, ?) ON CONFLICT (id) DO UPDATE SET (sku, name, brand, category, kind, price,
-        description) = (excluded.sku, excluded.name, excluded.brand, excluded.category, excluded.kind,
-        excluded.price, excluded.description)""",
+        "UPDATE products SET (sku, name, brand, category, kind, price, description) = (?, ?, ?, ?, ?, ?, ?)"
+        " WHERE id = ?",
         values,
     )
     rows = [(key, *pair) for pair in product.specifications.items()]
@@ -156,11 +157,24 @@ def _find_known(conn: sqlite3.Connection, product: Product, batch: set[str]) -> 
     if conn.execute("SELECT 1 FROM products WHERE id = ?", (product.id,)).fetchone():
         return product.id
     skus = json.dumps([sku for sku in (product.sku, *(variant.sku for variant in product.variants)) if sku])
-    query = """SELECT id FROM products WHERE sku IN (SELECT value FROM json_each(:skus)) UNION ALL
-        SELECT product_id FROM variants WHERE sku IN (SELECT value FROM json_each(:skus)) UNION ALL
-        SELECT id FROM products WHERE name = :name AND brand IS NULL AND description IS NULL"""
-    found = [row[0] for row in conn.execute(query, {"skus": skus, "name": product.name})]
+    query = f"""SELECT id FROM products WHERE sku IN (SELECT value FROM json_each(:skus)) AND {WHOLE} UNION ALL SELECT
+        product_id FROM variants WHERE sku IN (SELECT value FROM json_each(:skus)) AND product_id IN
+        (SELECT product_id FROM specifications)"""
+    found = [row[0] for row in conn.execute(query, {"skus": skus})]
     return next((key for key in found if key not in batch), product.id)
+
+
+def _absorb_sold(conn: sqlite3.Connection, product: Product, key: str) -> None:
+    """Let a product take the place of those that are only known from orders of it."""
+    names = [(product.name, product.variants[0].name if len(product.variants) == 1 else None)]
+    for variant in product.variants:
+        names += [(variant.sku, variant.name), (f"{product.name} - {variant.name}", variant.name)]
+    for name, variant in names:
+        query = f"SELECT id FROM products WHERE (id = ? OR name = ?) AND id <> ? AND NOT {WHOLE}"
+        for (old,) in conn.execute(query, (name, name, key)).fetchall():
+            conn.execute("UPDATE order_lines SET product_id = ?, variant = ? WHERE product_id = ?", (key, variant, old))
+            conn.execute("UPDATE reviews SET product_id = ? WHERE product_id = ?", (key, old))
+            conn.execute("DELETE FROM products WHERE id = ?", (old,))
 
 
 def _claim_sku(conn: sqlite3.Connection, sku: str | None, key: str, name: str, remarks: list[str]) -> str | None:
