@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
 
+from elm_helpers.fields import read_names
 from elm_helpers.paths import ROOT
 from elm_helpers.tables import StoreFileError
 
@@ -23,24 +24,6 @@ RAW = ROOT / "data" / "raw"
 TRIES, LONGEST_WAIT = 6, 60.0  # of one request; seconds between two of them at most
 VERSION = "2026-07"  # of Shopify's Admin API
 PAGE = "pageInfo { hasNextPage endCursor }"
-MONEY = "{ shopMoney { amount } }"
-# Kind of thing -> its type, its fields, and the list in it with that one's fields.
-SHOPIFY = {
-    "products": (
-        "Product",
-        "id title handle vendor productType tags status descriptionHtml category { fullName } options { name }",
-        "variants",
-        "id title sku price inventoryQuantity selectedOptions { name value } inventoryItem { tracked }",
-    ),
-    "customers": ("Customer", "id firstName lastName email", "", ""),
-    "orders": (
-        "Order",
-        f"id name email createdAt cancelledAt displayFinancialStatus displayFulfillmentStatus totalPriceSet {MONEY} "
-        "customer { id firstName lastName email } fulfillments { displayStatus updatedAt }",
-        "lineItems",
-        f"title sku quantity variantTitle discountedUnitPriceSet {MONEY}",
-    ),
-}
 WOOCOMMERCE = ("customers", "products", "orders", "coupons", "reviews")
 Ask = Callable[..., tuple]  # method, path and httpx's options -> JSON and headers
 
@@ -126,11 +109,12 @@ def _spool(spool: Path, name: str, start, read_page: Callable) -> list[dict]:
 
 
 def _fetch_shopify(ask: Ask, spool: Path, sleep: Callable[[float], None]) -> None:
-    for name, (kind, fields, inner, inside) in SHOPIFY.items():
-        part = f"{inner}(first: 50, after: $inner) {{ nodes {{ {inside} }} {PAGE} }}" if inner else ""
+    for name, asked in read_names()["shopify"].items():
+        inner = asked.get("inner", "")
+        part = f"{inner}(first: 50, after: $inner) {{ nodes {{ {asked['inside']} }} {PAGE} }}" if inner else ""
         query = f"query($after: String{', $inner: String' if inner else ''}) {{ {name}(first: 15, after: $after)"
-        query += f" {{ nodes {{ {fields} {part} }} {PAGE} }} }}"
-        more = f"query($id: ID!, $inner: String) {{ node(id: $id) {{ ... on {kind} {{ {part} }} }} }}"
+        query += f" {{ nodes {{ {asked['fields']} {part} }} {PAGE} }} }}"
+        more = f"query($id: ID!, $inner: String) {{ node(id: $id) {{ ... on {asked['type']} {{ {part} }} }} }}"
 
         def read_page(after, name=name, inner=inner, query=query, more=more) -> tuple:
             found = _query(ask, sleep, query, {"after": after or None})[name]

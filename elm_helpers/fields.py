@@ -4,53 +4,32 @@ import html
 import math
 import re
 from datetime import date
+from functools import cache
 
+from elm_helpers.paths import TEMPLATES
 from elm_helpers.tables import clean_text
 
+import yaml
 from bs4 import BeautifulSoup
 from bs4.exceptions import ParserRejectedMarkup
 
 MOST_NAME = 200  # characters of a name; a longer cell is refused, never stored as one
 MOST_TEXT = 4000  # characters of a description or review, more is cut: a small model could not read it either
-# What a field is called in exports, as `fold_name` writes it; `--map` goes before all of them.
-ALIASES = {
-    "name": "name title productname producttitle itemname item product",
-    "item": "productname product itemname item lineitemname producttitle title parentname name",
-    "id": "id productid itemid articleid",
-    "handle": "handle urlhandle producthandle",
-    "sku": "sku variantsku lineitemsku productsku itemsku articlenumber",
-    "price": "price variantprice unitprice itemprice lineitemprice discountedunitpriceset originalunitpriceset",
-    "saleprice": "saleprice",
-    "regularprice": "regularprice",
-    "stock": "stock variantinventoryqty inventoryquantity stockquantity inventory unitsinstock available",
-    "location": "location",
-    "variant": "variant varianttitle variantname",
-    "brand": "brand vendor manufacturer brands",
-    "type": "customproducttype producttype type kind",
-    "category": "productcategory category categories standardproducttype googleshoppinggoogleproductcategory",
-    "tags": "tags",
-    "description": "description bodyhtml descriptionhtml body shortdescription",
-    "orderid": "orderid ordernumber ordername number order",
-    "status": "status orderstatus fulfillmentstatus displayfulfillmentstatus",
-    "financial": "financialstatus displayfinancialstatus",
-    "date": "createdat datecreated date orderdate placedon processedat orderedat",
-    "delivered": "deliveredon deliveredat deliverydate",
-    "total": "total totalprice ordertotal grandtotal totalpriceset currenttotalpriceset",
-    "tracking": "trackingnumber tracking",
-    "quantity": "quantity qty lineitemquantity",
-    "email": "email customeremail emailaddress billingemail contactemail revieweremail",
-    "customerid": "customerid",
-    "customer": "customername billingname fullname displayname reviewername",
-    "stars": "stars rating score reviewrating",
-    "review": "review reviewtext reviewbody reviewcontent body text comment content",
-    "code": "code couponcode promocode",
-    "discount": "discounttype",
-    "amount": "amount couponamount discountamount",
-}
 
 
 class RowError(ValueError):
     """Why a row isn't imported."""
+
+
+@cache
+def read_names() -> dict:
+    """Return data/templates/imports.yaml: what other systems call fields, formats and statuses.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    names = yaml.safe_load((TEMPLATES / "imports.yaml").read_text(encoding="utf-8"))
+    names["aliases"] = {name: [f"={name}", *listed.split()] for name, listed in names["aliases"].items()}
+    return names
 
 
 def find_value(fields: dict, name: str):
@@ -62,7 +41,7 @@ def find_value(fields: dict, name: str):
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    values = (fields.get(alias) for alias in (f"={name}", *ALIASES.get(name, name).split()))
+    values = (fields.get(alias) for alias in read_names()["aliases"].get(name, [name]))
     return next((value for value in values if value is not None and value != "" and value != []), None)
 
 
@@ -101,7 +80,7 @@ def read_key(fields: dict, name: str) -> str | None:
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    value = fields.get(name) if name not in ALIASES else find_value(fields, name)
+    value = find_value(fields, name)
     text = read_text({name: str(value)} if isinstance(value, int) else fields, name)
     return re.sub(r"^gid://shopify/\w+/(\d+).*", r"\1", text.removeprefix("'")) or None if text else None
 

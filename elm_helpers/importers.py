@@ -7,30 +7,14 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elm_helpers.fields import ALIASES, RowError
+from elm_helpers import writers
+from elm_helpers.fields import RowError, read_names
 from elm_helpers.goods import build_product
-from elm_helpers.layouts import (
-    LAYOUTS,
-    Rejected,
-    Unit,
-    attach_children,
-    find_layout,
-    find_type,
-    group_orders,
-    group_products,
-)
+from elm_helpers.layouts import Rejected, Unit, attach_children, find_layout, find_type, group_orders, group_products
 from elm_helpers.sales import build_customer, build_order, build_promotion, build_review
 from elm_helpers.shop import fill_rules
 from elm_helpers.store import index_products, open_store
 from elm_helpers.tables import Record, StoreFileError, fold_name, read_table
-from elm_helpers.writers import (
-    empty_shop,
-    write_customer,
-    write_order,
-    write_product,
-    write_promotion,
-    write_reviews,
-)
 
 try:
     from elm_helpers import chat_logs
@@ -40,7 +24,6 @@ except ImportError:  # until they are merged: chat logs are unknown, and what re
 
 GRAPHQL = {"Product": "products", "Order": "orders", "Customer": "customers"}
 GENERIC = {"reviews", "orders", "products", "coupons", "customers"}
-FORMATS = tuple(dict.fromkeys(label for label, _, _ in LAYOUTS))
 
 
 @dataclass(frozen=True)
@@ -71,6 +54,14 @@ class Reading:
     remarks: list[str]
 
 
+def list_formats() -> list[str]:
+    """Return the formats of shop exports that are known; those of chat logs are `chat_logs`'s.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    return list(dict.fromkeys(label for label, _, _ in read_names()["layouts"]))
+
+
 def import_path(
     path: Path | str,
     store_path: Path | str,
@@ -83,9 +74,9 @@ def import_path(
     Args:
         path: The export. A folder's products are written before its orders, and those before its reviews.
         store_path: SQLite file of the shop.
-        form: One of `FORMATS`, or "auto" to find it from the columns or keys.
+        form: One of `list_formats()`, or "auto" to find it from the columns or keys.
         empty: Delete what the shop sells and has sold first, in the same transaction.
-        mapping: Field of `ALIASES` -> column, for exports whose names are not known, {"name": "Titel"}.
+        mapping: Field of data/templates/imports.yaml -> the column that holds it, as {"name": "Titel"}.
 
     Raises:
         FileNotFoundError: There is no such path.
@@ -125,11 +116,13 @@ def read_exports(path: Path, form: str = "auto", mapping: dict[str, str] | None 
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    if form not in ("auto", *FORMATS) and not form.startswith("chat"):
-        raise StoreFileError(f"--format: found {form!r}, expected auto, {', '.join(FORMATS)} or a chat format")
+    if form not in ("auto", *list_formats()) and not form.startswith("chat"):
+        raise StoreFileError(f"--format: found {form!r}, expected auto, {', '.join(list_formats())} or a chat format")
     names = {fold_name(name): column for name, column in (mapping or {}).items()}
-    if unknown := set(names) - set(ALIASES):
-        raise StoreFileError(f"--map: found {sorted(unknown)}, expected fields out of {', '.join(ALIASES)}")
+    if unknown := set(names) - set(read_names()["aliases"]):
+        raise StoreFileError(
+            f"--map: found {sorted(unknown)}, expected fields out of {', '.join(read_names()['aliases'])}"
+        )
     files = [path] if not path.is_dir() else sorted(file for file in path.rglob("*") if file.is_file())
     files = [file for file in files if not file.name.startswith(".")] or [path / "*"]
     if not files[0].is_file():
@@ -186,7 +179,9 @@ def _read_file(path: Path, label: str, form: str, names: dict[str, str], reading
             reading.formats.append(name)
     first = f"no known export, but {', '.join(unknown[0].main.raw)!r:.300}" if unknown else "nothing that can be read"
     if len(unknown) == len(records) or not records:
-        raise StoreFileError(f"{path}: found {first}; expected the columns of {', '.join(FORMATS)} or of a chat log")
+        raise StoreFileError(
+            f"{path}: found {first}; expected the columns of {', '.join(list_formats())} or of a chat log"
+        )
     reading.rejected.extend((row, f"found {first}") for unit in unknown for row in unit.rows)
     reading.remarks.extend(table.remarks)
 
@@ -216,7 +211,7 @@ def _write_all(path: Path, reading: Reading, empty: bool, new: bool) -> Report:
         if new:
             fill_rules(conn)
         if empty:
-            empty_shop(conn)
+            writers.empty_shop(conn)
         report = _write_reading(conn, reading)
         index_products(conn)  # commits
         return report
@@ -229,23 +224,23 @@ def _write_reading(conn: sqlite3.Connection, reading: Reading) -> Report:
     """Write what was read, things before what refers to them, and count."""
     rejected, remarks, products, customers = list(reading.rejected), list(reading.remarks), {}, set()
     for _, product in _build_all(group_products(reading.units.get("products", []), rejected), build_product, rejected):
-        products[write_product(conn, product, set(products), remarks)] = product
+        products[writers.write_product(conn, product, set(products), remarks)] = product
     for _, customer in _build_all(reading.units.get("customers", []), build_customer, rejected):
-        customers.add(write_customer(conn, customer))
+        customers.add(writers.write_customer(conn, customer))
     orders = set()
     for unit, order in _build_all(group_orders(reading.units.get("orders", []), rejected), build_order, rejected):
         try:
-            customers.add(write_order(conn, order, rejected))
+            customers.add(writers.write_order(conn, order, rejected))
             orders.add(order.id)
         except RowError as error:
             _reject(unit, error, rejected)
     reviews = [(unit.main, one) for unit, one in _build_all(reading.units.get("reviews", []), build_review, rejected)]
     names = [row[0] for row in conn.execute("SELECT name FROM customers WHERE name IS NOT NULL ORDER BY id")]
     redactor = build_redactor(names + [review.author for _, review in reviews if review.author])
-    count = write_reviews(conn, reviews, lambda text: redact_text(redactor, text), rejected)
+    count = writers.write_reviews(conn, reviews, lambda text: redact_text(redactor, text), rejected)
     coupons = [one for _, one in _build_all(reading.units.get("coupons", []), build_promotion, rejected)]
     for promotion in coupons:
-        write_promotion(conn, promotion)
+        writers.write_promotion(conn, promotion)
     chats = sum(_write_chats(conn, *entry, redactor, rejected) for entry in reading.chats.items())
     told = dict.fromkeys((row.line, f"{row.file}: {reason}" if row.file else reason) for row, reason in rejected)
     return Report(

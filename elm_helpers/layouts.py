@@ -4,42 +4,9 @@ import re
 from dataclasses import dataclass, replace
 from functools import cache
 
-from elm_helpers.fields import ALIASES, RowError, find_value, read_key, read_text
+from elm_helpers.fields import RowError, find_value, read_key, read_names, read_text
 from elm_helpers.tables import Record
 
-# Format, what a record of it is, and its fields: all of them; "a|b" is either, "@x" any alias of x, "!x" not x.
-LAYOUTS = (
-    ("shopify-orders", "orders", "name lineitemname|lineitemquantity|lineitemprice"),
-    ("shopify-json", "orders", "lineitems financialstatus|fulfillmentstatus|totalpriceset|displayfinancialstatus"),
-    ("shopify-json", "products", "title variants handle|bodyhtml|producttype|vendor|descriptionhtml"),
-    (
-        "shopify-products",
-        "products",
-        "handle|urlhandle title variantsku|variantprice|bodyhtml|option1name|option1value",
-    ),
-    ("shopify-products", "products", "urlhandle title price|sku|description"),
-    (
-        "shopify-json",
-        "customers",
-        "firstname email verifiedemail|orderscount|numberoforders|defaultaddress|amountspent",
-    ),
-    ("shopify-customers", "customers", "firstname lastname email acceptsemailmarketing|totalorders|totalspent"),
-    ("woocommerce-json", "orders", "lineitems billing"),
-    ("woocommerce-products", "products", "sku regularprice instock|published|parent|attribute1name"),
-    ("woocommerce-json", "products", "regularprice stockstatus|permalink|attributes|managestock"),
-    ("woocommerce-json", "reviews", "review rating reviewer"),
-    ("woocommerce-json", "coupons", "code amount discounttype"),
-    ("woocommerce-json", "customers", "email firstname billing"),
-    (
-        "reviews",
-        "reviews",
-        "@stars !@price !regularprice producthandle|productid|product|productname|producttitle|sku|handle",
-    ),
-    ("orders", "orders", "@orderid items|lines|products|@quantity|@item @date|@email|@customerid|@total|@status"),
-    ("products", "products", "@name @price|regularprice|saleprice|variants"),
-    ("coupons", "coupons", "@code @amount|@discount"),
-    ("customers", "customers", "@email|@customerid @customer|firstname|lastname|name"),
-)
 CHILDREN = {"ProductVariant": "variants", "LineItem": "lineitems", "Metafield": "metafields"}
 CHILDREN |= {"InventoryLevel": "inventorylevels"}
 Rejected = list[tuple[Record, str]]  # rows that are not imported, and why
@@ -61,7 +28,7 @@ def find_layout(names: frozenset[str], form: str = "auto") -> tuple[str, str] | 
 
     Args:
         names: As `fold_name` writes them.
-        form: "auto", or a format of `LAYOUTS`, which then is the only one looked for.
+        form: "auto", or a format of data/templates/imports.yaml, which then is the only one looked for.
 
     Example:
         >>> find_layout(frozenset({"handle", "title", "variantsku", "variantprice"}))
@@ -69,7 +36,7 @@ def find_layout(names: frozenset[str], form: str = "auto") -> tuple[str, str] | 
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    layouts = [layout for layout in LAYOUTS if form in ("auto", layout[0])]
+    layouts = [layout for layout in read_names()["layouts"] if form in ("auto", layout[0])]
     for label, kind, wanted in layouts:
         if all(_has(names, token) for token in wanted.split()):
             return label, kind
@@ -195,7 +162,7 @@ def _has(names: frozenset[str], token: str) -> bool:
 
 
 def _expand(part: str) -> list[str]:
-    return [f"={part[1:]}", *ALIASES[part[1:]].split()] if part.startswith("@") else [part]
+    return read_names()["aliases"][part[1:]] if part.startswith("@") else [part]
 
 
 def _find_parent(fields: dict) -> str | None:

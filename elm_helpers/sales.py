@@ -3,19 +3,19 @@
 import re
 from dataclasses import dataclass
 
-from elm_helpers.fields import RowError, find_value, read_body, read_count, read_date, read_key, read_money, read_text
+from elm_helpers.fields import (
+    RowError,
+    find_value,
+    read_body,
+    read_count,
+    read_date,
+    read_key,
+    read_money,
+    read_names,
+    read_text,
+)
 from elm_helpers.layouts import Rejected, Unit, list_nodes
 from elm_helpers.tables import Record, fold_name
-
-STATUSES = {  # of Shopify, WooCommerce and others; blank is processing
-    "processing": "processing pending onhold unfulfilled open paid authorized partial partiallyfulfilled partiallypaid "
-    "new inprogress scheduled requestdeclined pendingfulfillment awaitingshipment awaitingpayment checkoutdraft",
-    "shipped": "shipped fulfilled intransit outfordelivery sent dispatched",
-    "delivered": "delivered completed complete closed",
-    "cancelled": "cancelled canceled voided failed expired trash declined",
-    "returned": "returned refunded",
-}
-STATUS = {word: status for status, words in STATUSES.items() for word in words.split()}
 
 
 @dataclass(frozen=True)
@@ -211,10 +211,11 @@ def _read_status(fields: dict) -> str:
     if find_value(fields, "cancelledat"):
         return "cancelled"
     words = [read_text(fields, name) or "" for name in ("financial", "status")]
-    found = [STATUS.get(fold_name(word).removeprefix("wc") or "processing") for word in words]
+    known = {word: status for status, listed in read_names()["statuses"].items() for word in listed.split()}
+    found = [known.get(fold_name(word).removeprefix("wc") or "processing") for word in words]
     for status in ("cancelled", "returned"):
         if status in found:
             return status
     if found[1] is None:
-        raise RowError(f"status: found {words[1]!r:.40}, expected one of {', '.join(STATUSES)}")
+        raise RowError(f"status: found {words[1]!r:.40}, expected one of {', '.join(read_names()['statuses'])}")
     return found[1]

@@ -6,7 +6,7 @@ import sqlite3
 from elm_helpers import cli
 from elm_helpers.catalogue import CATEGORIES
 from elm_helpers.fields import read_key, read_money, strip_html
-from elm_helpers.importers import FORMATS, import_path
+from elm_helpers.importers import import_path, list_formats
 from elm_helpers.paths import SAMPLE
 from elm_helpers.shelves import find_category
 from elm_helpers.store import build_store, open_store, resolve_product
@@ -520,7 +520,7 @@ def test_an_unknown_layout_names_the_columns_found_and_the_formats_known(mine):
     with pytest.raises(StoreFileError) as error:
         mine.bring("first,second\n1,2\n")
     assert "first, second" in str(error.value)
-    assert all(form in str(error.value) for form in FORMATS)
+    assert all(form in str(error.value) for form in list_formats())
 
 
 def test_a_broken_line_of_json_lines_is_listed(mine):
@@ -646,7 +646,7 @@ def test_a_failed_import_leaves_the_store_as_it_was(mine, monkeypatch, empty):
     def fail(conn, order, rejected):
         conn.execute("INSERT INTO nowhere VALUES (1)")
 
-    monkeypatch.setattr("elm_helpers.importers.write_order", fail)
+    monkeypatch.setattr("elm_helpers.writers.write_order", fail)
     both = mine.folder / "both"
     both.mkdir()
     (both / "p.csv").write_text(SHOPIFY + "lamp,Lamp,,,,,,,L-1,5,16,\n")
