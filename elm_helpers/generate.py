@@ -68,10 +68,11 @@ def _build_row(world: World, task: str, index: int, seed: int, seen: bytearray, 
     """Return one row from its own seed; an attempt that fails or repeats a prompt is counted, the next draws anew."""
     row = None
     for attempt in range(ATTEMPTS):
+        shift = max(attempt - ATTEMPTS // 2, 0)  # of another kind, where a shop has nothing for this one
         try:
             chat = build_chat(world, index) if task == "conversation" and not attempt else None
             rng = random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}")
-            parts = chat or BUILDERS[task](world, index, rng)
+            parts = chat or BUILDERS[task](world, index + shift, rng)
         except Rejected as error:
             rejects[f"{task}: {error}"] += 1
             continue

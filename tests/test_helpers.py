@@ -13,7 +13,8 @@ from style import MODULES, NOTEBOOKS, read_tree
 ORDER = [
     *("paths", "profiles", "runtime", "signatures", "scoreboard"),
     *("catalogue", "shop", "store", "account", "tools", "tool_calls", "grammar", "prompts"),
-    *("redact", "chat_logs", "tables", "fields", "layouts", "goods", "sales", "writers", "importers", "fetch"),
+    *("redact", "chat_logs", "tables", "fields", "layouts", "shelves", "goods", "sales", "writers", "importers"),
+    "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
     *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
