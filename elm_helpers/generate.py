@@ -11,6 +11,7 @@ from pathlib import Path
 
 from elm_helpers.answers import Rejected
 from elm_helpers.catalogue import read_catalogue
+from elm_helpers.chat_rows import build_chat
 from elm_helpers.conversations import build_call, build_conversation
 from elm_helpers.phrasebook import hash_text, read_phrasebook
 from elm_helpers.prompts import build_system
@@ -69,9 +70,9 @@ def _build_row(world: World, task: str, index: int, seed: int, seen: bytearray, 
     for attempt in range(ATTEMPTS):
         shift = max(attempt - ATTEMPTS // 2, 0)  # of another kind, where a shop has nothing for this one
         try:
-            parts = BUILDERS[task](
-                world, index + shift, random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}")
-            )
+            chat = build_chat(world, index) if task == "conversation" and not attempt else None
+            rng = random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}")
+            parts = chat or BUILDERS[task](world, index + shift, rng)
         except Rejected as error:
             rejects[f"{task}: {error}"] += 1
             continue

@@ -15,7 +15,7 @@ ORDER = [
     *("catalogue", "shop", "store", "account", "tools", "tool_calls", "grammar", "prompts"),
     *("redact", "chat_logs", "tables", "fields", "layouts", "shelves", "goods", "sales", "writers", "importers"),
     "fetch",
-    *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "generate"),
+    *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
     *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
     *("serve", "hub", "plots", "widgets", "frameworks", "course", "commands", "cli"),
