@@ -23,6 +23,14 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--store": {"help": "SQLite file of a shop (default: the course's shop, built in memory)"},
         "--workers": NUMBER | {"default": 1, "help": "processes; the bytes don't depend on their number"},
     },
+    commands.run_import: {
+        "PATH": {"help": "export file, a folder of them, shopify://SHOP or woocommerce://HOST"},
+        "--store": {"default": str(STORE), "help": "SQLite file of the shop, made if missing"},
+        "--format": {"default": "auto", "help": "what the file is, such as shopify-products, instead of finding out"},
+        "--map": {"action": "append", "metavar": "FIELD=COLUMN", "help": "name=Titel, for a column of another name"},
+        "--replace": FLAG | {"help": "empty the shop first, in the same transaction"},
+        "--json": FLAG | {"help": "end with one line of JSON"},
+    },
     commands.run_train: {
         "--profile": {"choices": list(PROFILES), "default": "cpu", "help": "size of the course"},
         "--base-model": {"help": "Hub id of another base model (default: the profile's)"},

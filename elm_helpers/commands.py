@@ -3,6 +3,7 @@
 import argparse
 import json
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -73,6 +74,25 @@ def run_generate(args: argparse.Namespace) -> None:
     report = write_dataset(Path(args.out), args.rows, args.eval_rows, mix, args.seed, args.store, args.workers)
     print(f"{args.rows} training and {args.eval_rows} evaluation rows in {args.out}, {report.seconds:.1f} s")
     print("rejected attempts:", json.dumps(report.rejects))
+
+
+def run_import(args: argparse.Namespace) -> None:
+    """Import a shop's exports: products, orders, customers, reviews, coupons and chat logs.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    from elm_helpers.fetch import fetch_shop
+    from elm_helpers.importers import describe_report, import_path
+
+    mapping = dict(pair.split("=", 1) for pair in args.map or [] if "=" in pair)
+    if len(mapping) < len(args.map or []):
+        raise ValueError(f"--map: found {args.map}, expected field=column, each field once")
+    live = "://" in args.PATH
+    path = fetch_shop(args.PATH) if live else Path(args.PATH)
+    report = import_path(path, Path(args.store), args.format, args.replace, mapping)
+    print("\n".join(describe_report(report, args.json)))
+    if live:
+        shutil.rmtree(path)  # customers' data lies in the store alone, and the next fetch starts anew
 
 
 def run_train(args: argparse.Namespace) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from elm_helpers.answers import Rejected
 from elm_helpers.catalogue import read_catalogue
+from elm_helpers.chat_rows import build_chat
 from elm_helpers.conversations import build_call, build_conversation
 from elm_helpers.paths import TEMPLATES
 from elm_helpers.phrasebook import hash_text, read_phrasebook
@@ -91,8 +92,11 @@ def _build_row(
     """Return one row from its own seed; an attempt that fails or repeats is counted, and the next draws anew."""
     row = None
     for attempt in range(first, first + ATTEMPTS):
+        shift = max(attempt - first - ATTEMPTS // 2, 0)  # of another kind, where a shop has nothing for this one
         try:
-            parts = BUILDERS[task](world, index, random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}"))
+            chat = build_chat(world, index) if task == "conversation" and not attempt else None
+            rng = random.Random(f"{seed}-{world.split}-{task}-{index}-{attempt}")
+            parts = chat or BUILDERS[task](world, index + shift, rng)
         except Rejected as error:
             rejects[f"{task}: {error}"] += 1
             continue

@@ -36,6 +36,16 @@ def fill_shop(conn: sqlite3.Connection, catalogue: Catalogue, seed: int) -> None
     _fill_orders(conn, shop, rng)
 
 
+def fill_rules(conn: sqlite3.Connection) -> None:
+    """Fill an empty store that an import will fill with goods: delivery and policies; no promotions, and the real date.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    shop = yaml.safe_load((TEMPLATES / "shop.yaml").read_text(encoding="utf-8"))
+    _fill_rules(conn, shop | {"promotions": [], "facts": shop["facts"] | {"today": ""}}, 0)
+    conn.execute("DELETE FROM meta WHERE key IN ('today', 'seed', 'locations')")
+
+
 def fold_text(text: str) -> str:
     """Return the text in lower case without accents, so that Malmö and malmo are one place.
 

@@ -12,6 +12,7 @@ from elm_helpers.shop import FORMS, fill_shop, fold_place, fold_text
 
 SMALL_WORDS = re.compile("a|an|and|any|for|from|i|in|is|it|me|my|of|on|or|some|that|the|this|to|with|you|your")
 SCHEMA = TEMPLATES / "shop.sql"
+OTHER_SIDE = "[]"  # what `read_split` leaves of a chat that names a product of the other side
 WEIGHTS = "0, 10, 5, 10, 6, 2, 3, 1"  # of product_search's columns: a word in the name counts ten times one in the text
 
 
@@ -72,7 +73,7 @@ def open_store(path: Path | str, create: bool = False) -> sqlite3.Connection:
     try:
         if new:
             conn.executescript(SCHEMA.read_text(encoding="utf-8"))
-        conn.execute("SELECT product_id FROM product_search LIMIT 1")
+        conn.execute("SELECT product_id FROM product_search, conversations LIMIT 1")
         conn.execute("PRAGMA journal_mode = WAL")
     except sqlite3.DatabaseError as error:
         conn.close()
@@ -128,6 +129,10 @@ def read_split(conn: sqlite3.Connection, split: str) -> sqlite3.Connection:
     lost = "SELECT total(quantity * price) FROM order_lines WHERE order_id = id AND split_of(product_id) <> ?"
     with copy:
         copy.execute(f"UPDATE orders SET total = round(total - ({lost}), 2)", (split,))
+        opening = "json_extract(messages, '$[0].content')"  # so that chats that open alike are on one side
+        copy.execute(f"DELETE FROM conversations WHERE split_of({opening}) <> ?", (split,))
+        named = "SELECT 1 FROM products p WHERE split_of(p.id) <> ? AND instr(lower(messages), lower(p.name)) > 0"
+        copy.execute(f"UPDATE conversations SET messages = '{OTHER_SIDE}' WHERE EXISTS ({named})", (split,))
         copy.execute("DELETE FROM products WHERE split_of(id) <> ?", (split,))
         copy.execute("DELETE FROM orders WHERE id NOT IN (SELECT order_id FROM order_lines)")
     index_products(copy)

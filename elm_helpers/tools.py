@@ -40,7 +40,10 @@ def search_products(
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    known = [row[0] for row in session.store.execute("SELECT DISTINCT category FROM products ORDER BY 1")]
+    known = [
+        row[0]
+        for row in session.store.execute("SELECT DISTINCT category FROM products WHERE category <> '' ORDER BY 1")
+    ]
     if category is not None and category.casefold() not in [name.casefold() for name in known]:
         return {"error": f"there is no category {shorten(category)}; the categories are {'; '.join(known)}"}
     low, high = min_price or 0, float("inf") if max_price is None else max_price
@@ -145,7 +148,7 @@ def get_similar_products(session: Session, product: str, limit: int = 3) -> dict
         return row
     if limit < 1:
         return {"error": "limit must be 1 or more"}
-    query = "SELECT * FROM products WHERE category = ? AND id != ? ORDER BY kind != ?, abs(price - ?), id LIMIT ?"
+    query = "SELECT * FROM products WHERE category IS ? AND id != ? ORDER BY kind != ?, abs(price - ?), id LIMIT ?"
     values = (row["category"], row["id"], row["kind"], row["price"], min(limit, MOST_PRODUCTS))
     similar = []
     for other in session.store.execute(query, values):

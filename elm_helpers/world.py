@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from elm_helpers.answers import Rejected
 from elm_helpers.messages import Slot
 from elm_helpers.phrasebook import EVAL_SHARE, SLOT, Phrasebook, hash_text, keep_split
-from elm_helpers.store import read_split
+from elm_helpers.store import index_products, read_split
 
 PRICE_STYLES = ("${}",) * 7 + ("{}", "{} dollars", "{} dollars", "{} bucks", "USD {}", "word", "{}$", "{} usd")
 NICE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 3000)
@@ -107,11 +107,16 @@ def read_world(conn: sqlite3.Connection, book: Phrasebook, titles: dict[str, tup
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
     store = read_split(conn, split)
+    with store:  # an imported shop may hold products that rows can't be about
+        store.execute(
+            "DELETE FROM products WHERE (name <> '' AND kind <> '' AND category <> '' AND price > 0) IS NOT 1"
+        )
+    index_products(store)
     rows = store.execute(
         """SELECT id, sku, name, brand, category, kind, price, also,
            (SELECT json_group_object(name, value) FROM specifications WHERE product_id = products.id),
            (SELECT json_group_array(variant) FROM variants WHERE product_id = products.id AND variant <> 'standard')
-           FROM products WHERE name <> '' AND kind <> '' AND category <> '' AND price > 0 ORDER BY id"""
+           FROM products ORDER BY id"""
     )
     items = {}
     for *known, also, specs, variants in rows:
@@ -127,6 +132,7 @@ def read_world(conn: sqlite3.Connection, book: Phrasebook, titles: dict[str, tup
     )
     orders = [Order(*row[:3], bool(row[3]), tuple(json.loads(row[4]))) for row in rows]
     orders = tuple(order for order in orders if set(order.names) <= set(items))
+    orders = orders or (Order("1001", None, "processing", False, tuple(items)[:1]),)  # a shop without: guests only
     pairs = [(title, category) for category, listed in titles.items() for title in listed]
     kept = tuple(pair for pair in pairs if (hash_text(pair[0]) < EVAL_SHARE) == (split == "eval"))
     codes = tuple(row[0] for row in store.execute("SELECT code FROM promotions ORDER BY 1"))

@@ -8,7 +8,7 @@ from elm_helpers import cli, commands
 
 import pytest
 
-COMMANDS = ["generate", "train", "evaluate", "answer", "chat", "push", "serve"]
+COMMANDS = ["generate", "import", "train", "evaluate", "answer", "chat", "push", "serve"]
 
 
 def run(*words):

@@ -54,3 +54,4 @@ CREATE TABLE shipping_rates (
     zone TEXT NOT NULL, method TEXT NOT NULL, cost REAL NOT NULL, days_low INTEGER NOT NULL, days_high INTEGER NOT NULL,
     PRIMARY KEY (zone, method));
 CREATE TABLE shipping_zones (place TEXT NOT NULL, form TEXT NOT NULL, zone TEXT NOT NULL, PRIMARY KEY (place, form));
+CREATE TABLE conversations (id TEXT PRIMARY KEY, messages TEXT NOT NULL);  -- imported chats, redacted: [{role, content}]
