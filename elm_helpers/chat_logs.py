@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime
 
-from elm_helpers.redact import Redactor, add_people, list_introduced, redact_text
+from elm_helpers.redact import Redactor, add_people, list_people, redact_text
 
 from bs4 import BeautifulSoup
 from bs4.exceptions import ParserRejectedMarkup
@@ -125,8 +125,8 @@ def write_conversations(conn: sqlite3.Connection, conversations: Iterable[Conver
     """
     written: dict[str, str] = {}
     for conversation in conversations:
-        introduced = [name for _, text in conversation.messages for name in list_introduced(text)]
-        local = add_people(redactor, [*conversation.names, *introduced])
+        present = [name for _, text in conversation.messages for name in list_people(redactor, text)]
+        local = add_people(redactor, [*conversation.names, *present])
         turns = [{"role": role, "content": redact_text(local, text)} for role, text in conversation.messages]
         key = base = redact_text(local, conversation.id)
         while key in written:

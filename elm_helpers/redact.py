@@ -117,17 +117,18 @@ def redact_text(redactor: Redactor, text: str) -> str:
     return "".join([*pieces, text[done:]])
 
 
-def list_introduced(text: str) -> list[str]:
-    """Return the names that people introduce themselves, sign or are greeted with in a text.
+def list_people(redactor: Redactor, text: str) -> list[str]:
+    """Return who is in a text: known people by their whole names, and names that people give, sign or are greeted with.
 
     Example:
-        >>> list_introduced("My name is Tom Hale and my name is on the parcel.")
-        ['Tom Hale']
+        >>> list_people(build_redactor(["Jane Miller"]), "jane miller here. My name is Tom Hale, too.")
+        ['jane miller', 'Tom Hale']
 
     Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     plain, _ = _flatten(text)
-    return [match["name"] for form in NAMED for match in _compile(form).finditer(plain)]
+    given = [match["name"] for form in NAMED for match in _compile(form).finditer(plain)]
+    return [person for *_, person in _find_known(redactor, plain)] + given
 
 
 @cache
@@ -245,21 +246,26 @@ def _find_addresses(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, 
         yield *match.span(), key
 
 
-def _find_people(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, str]]:
-    """Yield known names in any order, then names that somebody introduces, signs or greets with."""
-    words = [(match.start(), match.end(), match[0].lower()) for match in WORD.finditer(plain)]
-    at = 0
+def _find_known(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, str]]:
+    """Yield the people who are known, by their whole names in any order."""
+    words, at = [(match.start(), match.end(), match[0].lower()) for match in WORD.finditer(plain)], 0
     while at < len(words):
-        start, end, first = words[at]
         spelled = {n: _spell(plain, words[at : at + n]) for n in range(min(6, len(words) - at), 0, -1)}
         size = next((n for n, name in spelled.items() if name in redactor.people), 0)
         if size:
-            yield start, words[at + size - 1][1], redactor.people[spelled[size]]
-        elif first in redactor.firsts:
-            alone = first in redactor.alone and plain[start].isupper()
-            if alone or _compile("introduced").search(plain[max(start - 24, 0) : start]):
-                yield start, end, _choose_person(redactor, (first,), redactor.firsts)
+            yield words[at][0], words[at + size - 1][1], redactor.people[spelled[size]]
         at += size or 1
+
+
+def _find_people(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, str]]:
+    """Yield known people, their first names where introduced, and names that somebody gives, signs or greets with."""
+    yield from _find_known(redactor, plain)
+    for word in WORD.finditer(plain):
+        first = (word[0].lower(),)
+        alone = first[0] in redactor.alone and word[0][0].isupper()
+        before = plain[max(word.start() - 24, 0) : word.start()] if first[0] in redactor.firsts else ""
+        if alone or _compile("introduced").search(before):
+            yield *word.span(), _choose_person(redactor, first, redactor.firsts)
     for form in ("titled", *NAMED):
         known = redactor.lasts if form == "titled" else redactor.firsts
         for match in _compile(form).finditer(plain):

@@ -226,6 +226,14 @@ def test_people_of_a_chat_are_redacted_by_their_first_names_and_only_in_it(own_s
     assert "Is Tom a brand?" in texts[1]
 
 
+def test_a_first_name_means_the_one_who_said_the_whole_name_in_that_chat(own_shop):
+    rows = list_rows(("a", "customer", "jane miller here"), ("a", "agent", "Hi Jane, is it Jane Miller?"))
+    redactor = build_redactor(["Jane Doe", "Jane Miller"])
+    write_conversations(own_shop, read_conversations(rows, "chat-generic")[0], redactor)
+    text = own_shop.execute("SELECT messages FROM conversations").fetchone()[0]
+    assert text.count("[PERSON_1]") == 3 and "PERSON_2" not in text
+
+
 def write_chats(path, chats):
     """Build a shop with chats, each a list of texts of customer and agent in turn."""
     conn = build_store(path)

@@ -6,7 +6,7 @@ import re
 import sys
 
 from elm_helpers.paths import ROOT, SAMPLE
-from elm_helpers.redact import add_people, build_redactor, list_introduced, redact_text
+from elm_helpers.redact import add_people, build_redactor, list_people, redact_text
 from elm_helpers.shop import _draw_order_id
 
 import pytest
@@ -198,7 +198,7 @@ def test_people_of_one_conversation_count_alone_and_only_there():
     "text", ["My name is Tom Hale", "Cheers,\nTom Hale", "Dear Tom Hale,", "This is Tom Hale speaking"]
 )
 def test_a_name_that_people_give_is_heard(text):
-    assert list_introduced(text) == ["Tom Hale"]
+    assert list_people(build_redactor(), text) == ["Tom Hale"]
 
 
 @pytest.mark.parametrize(
