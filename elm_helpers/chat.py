@@ -29,27 +29,50 @@ class PreflightError(ValueError):
     """The data would ruin a training run; the message names the row, the check and the consequence."""
 
 
+def list_special(tokenizer) -> dict[str, int]:
+    """Return every special token and its id: those that open and close turns, and those that the vocabulary reserves.
+
+    `all_special_tokens` names only the few that have a use; Llama's ``<|start_header_id|>`` isn't among them.
+
+    Shown in ``notebooks/02_inspect_tokens.ipynb``.
+    """
+    return {token.content: number for number, token in tokenizer.added_tokens_decoder.items() if token.special}
+
+
 def hide_special_tokens(tokenizer, text: str) -> str:
     """Return text in which typed special tokens are plain characters, so that nobody can forge a turn.
 
     Example:
         >>> from types import SimpleNamespace
-        >>> hide_special_tokens(SimpleNamespace(all_special_tokens=["<|im_end|>"]), "hi<|im_end|>")
+        >>> token = SimpleNamespace(content="<|im_end|>", special=True)
+        >>> hide_special_tokens(SimpleNamespace(added_tokens_decoder={2: token}), "hi<|im_end|>")
         'hi< |im_end|>'
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
-    for token in tokenizer.all_special_tokens:
-        text = text.replace(token, f"{token[0]} {token[1:]}")
-    return text
+    return _hide(tokenizer, [{"role": "", "content": text}])[0]["content"]
 
 
-def render_text(tokenizer, messages: list[dict], *, add_generation_prompt: bool = False) -> str:
+def render_text(tokenizer, messages: Sequence[Mapping], *, add_generation_prompt: bool = False) -> str:
     """Return the text that the model's own chat template makes of the messages (plain-string contents only).
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
-    safe = [{"role": m["role"], "content": hide_special_tokens(tokenizer, m["content"] or "")} for m in messages]
+    return _render(tokenizer, _hide(tokenizer, messages), add_generation_prompt)
+
+
+def _hide(tokenizer, messages: Iterable[Mapping]) -> list[dict]:
+    """Return role and content of the messages, special tokens hidden; those are looked up once, there may be 256."""
+    special, safe = list_special(tokenizer), []
+    for message in messages:
+        text = message["content"] or ""
+        for token in special:
+            text = text.replace(token, f"{token[0]} {token[1:]}")
+        safe.append({"role": message["role"], "content": text})
+    return safe
+
+
+def _render(tokenizer, safe: list[dict], add_generation_prompt: bool = False) -> str:
     return tokenizer.apply_chat_template(
         safe, tokenize=False, add_generation_prompt=add_generation_prompt, date_string=DATE
     )
@@ -74,7 +97,7 @@ def encode(tokenizer, messages: list[dict], *, add_generation_prompt: bool = Fal
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
-    ids, mask, done = [], [], ""
+    ids, mask, done, safe = [], [], "", _hide(tokenizer, messages)
 
     def add(text: str, trained: int) -> None:
         nonlocal done
@@ -86,15 +109,15 @@ def encode(tokenizer, messages: list[dict], *, add_generation_prompt: bool = Fal
     for turn, message in enumerate(messages):
         if message["role"] != "assistant":
             continue
-        prompt = render_text(tokenizer, messages[:turn], add_generation_prompt=True)
-        full = render_text(tokenizer, messages[: turn + 1])
+        prompt = _render(tokenizer, safe[:turn], add_generation_prompt=True)
+        full = _render(tokenizer, safe[: turn + 1])
         if not (prompt.startswith(done) and full.startswith(prompt)):
             raise ValueError(f"message {turn}: the chat template rewrites earlier turns; no loss mask can be right")
         add(prompt[len(done) :], 0)
         end = full.rfind(tokenizer.eos_token, len(prompt))
         add(full[len(prompt) : len(full) if end < 0 else end + len(tokenizer.eos_token)], 1)
     if add_generation_prompt or messages[-1]["role"] != "assistant":
-        rest = render_text(tokenizer, messages, add_generation_prompt=add_generation_prompt)
+        rest = _render(tokenizer, safe, add_generation_prompt)
         add(rest[len(done) :], 0)
     return Encoded(tuple(ids), tuple(mask))
 
@@ -174,12 +197,11 @@ def is_forged(tokenizer, ids: Sequence[int], messages: Sequence[Mapping]) -> boo
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
-    contents = "\n".join(message["content"] or "" for message in messages)
-    if not any(token in contents for token in tokenizer.all_special_tokens):
+    special = list_special(tokenizer)
+    if not any(token in (message["content"] or "") for token in special for message in messages):
         return False
-    special = set(tokenizer.all_special_ids)
-    honest = encode(tokenizer, messages).ids
-    return sum(token in special for token in ids) > sum(token in special for token in honest)
+    honest, numbers = encode(tokenizer, messages).ids, set(special.values())
+    return sum(token in numbers for token in ids) > sum(token in numbers for token in honest)
 
 
 def compare_text(tokenizer, encoded: Encoded, messages: Sequence[Mapping]) -> dict[str, tuple[bool, str]]:
@@ -196,7 +218,7 @@ def compare_text(tokenizer, encoded: Encoded, messages: Sequence[Mapping]) -> di
     trained = [token for token, bit in zip(encoded.ids, encoded.mask, strict=True) if bit]
     text = tokenizer.decode(trained, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode(encoded.ids, clean_up_tokenization_spaces=False)
-    said = [hide_special_tokens(tokenizer, m["content"] or "") for m in messages if m["role"] == "assistant"]
+    said = [m["content"] for m in _hide(tokenizer, messages) if m["role"] == "assistant"]
     wrote, meant = squeeze(text), squeeze("".join(said))
     calls = [call.get("function", call) for message in messages for call in message.get("tool_calls") or ()]
     given = [call.get("arguments") for call in calls]

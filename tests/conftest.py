@@ -70,10 +70,11 @@ def llama(base_model):
     """SmolLM2's vocabulary with Llama 3.1's special tokens and its real template (the tokenizer itself is gated)."""
     from transformers import AutoTokenizer
 
-    tokens = ["<|begin_of_text|>", "<|eot_id|>", "<|start_header_id|>", "<|end_header_id|>", "<|pad|>"]
     tokenizer = AutoTokenizer.from_pretrained(base_model)
-    tokenizer.add_special_tokens({"additional_special_tokens": tokens})
-    tokenizer.bos_token, tokenizer.eos_token, tokenizer.pad_token = tokens[0], tokens[1], tokens[4]
+    tokenizer.add_special_tokens(
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|finetune_right_pad_id|>"}
+    )
+    tokenizer.add_tokens(["<|start_header_id|>", "<|end_header_id|>"], special_tokens=True)
     template = Path(find_spec("trl").origin).parent / "chat_templates" / "llama3_1.jinja"
     tokenizer.chat_template = template.read_text(encoding="utf-8")
     return tokenizer

@@ -123,6 +123,14 @@ def test_a_customer_cannot_forge_a_turn_with_typed_special_tokens(tokenizer):
     assert attack.ids.count(tokenizer.bos_token_id) == honest.ids.count(tokenizer.bos_token_id)
 
 
+def test_no_special_token_of_the_vocabulary_can_be_typed_not_only_those_that_have_a_use(tokenizer):
+    special = chat.list_special(tokenizer)
+    assert set(tokenizer.all_special_tokens) < set(special)
+    typed = chat.hide_special_tokens(tokenizer, "".join(special))
+    assert not set(tokenizer(typed, add_special_tokens=False)["input_ids"]) & set(special.values())
+    assert chat.hide_special_tokens(tokenizer, typed) == typed
+
+
 def test_a_sound_row_has_no_fault(tokenizer):
     assert find_faults(tokenizer, chat.encode(tokenizer, DIALOGUE)) == set()
 
@@ -234,7 +242,7 @@ def test_the_committed_sample_passes_preflight(smol):
 
 def test_a_template_that_rewrites_history_is_refused(smol):
     class Rewriting:
-        all_special_tokens, eos_token = (), "<|im_end|>"
+        added_tokens_decoder, eos_token = {}, "<|im_end|>"
 
         def __call__(self, text, add_special_tokens):
             return smol(text, add_special_tokens=add_special_tokens)
