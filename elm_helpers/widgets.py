@@ -142,7 +142,8 @@ def show_tokens(tokenizer, rows: Sequence[Mapping]):
     back.on_click(lambda _: setattr(slider, "value", max(slider.value - 1, slider.min)))
     on.on_click(lambda _: setattr(slider, "value", min(slider.value + 1, slider.max)))
     draw()
-    return Viewer([ipywidgets.HBox([back, on, slider, task, ids]), page])
+    controls = ipywidgets.HBox([back, on, slider, task, ids], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return Viewer([controls, page])
 
 
 def render_trace_html(steps: Sequence[Mapping]) -> str:
