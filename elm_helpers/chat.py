@@ -154,8 +154,8 @@ def find_faults(tokenizer, encoded: Encoded, row: Mapping, max_length: int) -> l
 
     Returns:
         Faults, by the names ``no_trained_token``, ``end_token_untrained``, ``double_bos``, ``truncated_answer``,
-        ``pad_in_mask``, ``forged_turn``, ``arguments_as_string``, ``null_keys``, ``call_lost``, ``prompt_trained`` and
-        ``answer_untrained``.
+        ``pad_in_mask``, ``forged_turn``, ``arguments_as_string``, ``null_keys``, ``empty_answer``, ``prompt_trained``,
+        ``call_lost`` and ``answer_untrained``.
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
@@ -212,14 +212,12 @@ def compare_text(tokenizer, encoded: Encoded, messages: Sequence[Mapping]) -> di
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
 
-    def squeeze(text: str) -> str:  # templates may trim white space
-        return "".join(text.split())
-
     trained = [token for token, bit in zip(encoded.ids, encoded.mask, strict=True) if bit]
     text = tokenizer.decode(trained, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     whole = tokenizer.decode(encoded.ids, clean_up_tokenization_spaces=False)
     said = [m["content"] for m in _hide(tokenizer, messages) if m["role"] == "assistant"]
-    wrote, meant = squeeze(text), squeeze("".join(said))
+    wrote, meant = "".join(text.split()), "".join("".join(said).split())  # templates may trim white space
+    answers = [message for message in messages if message["role"] == "assistant"]
     calls = [call.get("function", call) for message in messages for call in message.get("tool_calls") or ()]
     given = [call.get("arguments") for call in calls]
     nulls = ["content" for message in messages if message["content"] is None]
@@ -231,21 +229,22 @@ def compare_text(tokenizer, encoded: Encoded, messages: Sequence[Mapping]) -> di
         ),
         "null_keys": (
             bool(nulls),
-            f"{len(nulls)} values are null, such as {nulls[:1]} (Arrow gives all rows the same keys): the model would "
-            "learn to write what nobody gave, or nothing",
+            f"{len(nulls)} null values ({', '.join(nulls[:2])}, …; Arrow gives rows equal keys): the model would "
+            "learn to write what nobody gave",
+        ),
+        "empty_answer": (
+            not all((message["content"] or "").strip() or message.get("tool_calls") for message in answers),
+            "an assistant turn is empty, was there a call in it? The model would learn to say nothing",
         ),
         "prompt_trained": (
             len(wrote) > len(meant),
-            "more bears loss than the assistant says: the model would learn to write customers and tools as well",
+            "more bears loss than the assistant says: the model would learn to write others' turns as well",
         ),
         "call_lost": (
             not all(call["name"] in text for call in calls) or not keeps_calls(whole, said),
             "a tool call cannot be read back from the tokens: it is malformed, or the template dropped or changed it",
         ),
-        "answer_untrained": (
-            wrote != meant,
-            "a part of the answer bears no loss: the model would never learn to write it",
-        ),
+        "answer_untrained": (wrote != meant, "a part of the answer bears no loss: the model would never learn it"),
     }
     first = next((check for check, (wrong, _) in found.items() if wrong and trained), None)
     return {check: (check == first, message) for check, (_, message) in found.items()}

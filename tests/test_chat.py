@@ -9,6 +9,8 @@ from elm_helpers.tool_calls import parse_tool_calls
 from elm_helpers.tools import build_json_schema
 
 import pytest
+from hypothesis import HealthCheck, assume, given, settings
+from hypothesis import strategies as st
 from jinja2 import TemplateError
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
@@ -180,9 +182,45 @@ def test_preflight_sees_a_call_that_nobody_can_read(smol):
     assert find_faults(smol, chat.encode(smol, spoilt), spoilt) == {"call_lost"}
 
 
-def test_preflight_sees_a_call_that_only_the_tool_turn_still_holds(smol):
-    moved = [*DIALOGUE[:2], {"role": "assistant", "content": ""}, {"role": "tool", "content": CALL}, DIALOGUE[4]]
-    assert find_faults(smol, chat.encode(smol, moved)) != set()
+@pytest.mark.parametrize("content", ["", " \n"])
+def test_preflight_sees_an_empty_answer_where_a_call_was_lost_long_before(tokenizer, content):
+    emptied = [*DIALOGUE[:2], {"role": "assistant", "content": content}, *DIALOGUE[3:]]
+    assert find_faults(tokenizer, chat.encode(tokenizer, emptied), emptied) == {"empty_answer"}
+
+
+@pytest.mark.parametrize("role", ["system", "user", "tool"])
+def test_preflight_sees_a_turn_of_somebody_else_that_bears_loss(tokenizer, role):
+    encoded, roles = chat.encode(tokenizer, DIALOGUE), chat.name_roles(tokenizer, DIALOGUE)
+    mask = tuple(int(bit or name == role) for bit, name in zip(encoded.mask, roles, strict=True))
+    found = find_faults(tokenizer, chat.Encoded(encoded.ids, mask))
+    assert "prompt_trained" in found and found <= {"prompt_trained", "double_bos", "pad_in_mask"}
+
+
+def test_a_call_in_a_tools_result_does_not_stand_in_for_the_assistants(tokenizer):
+    answer = {"role": "assistant", "content": "Sure."}
+    echo = [*DIALOGUE[:2], answer, {"role": "tool", "content": CALL}, DIALOGUE[4]]
+    asked = [*DIALOGUE[:2], {"role": "assistant", "content": CALL}, {"role": "tool", "content": CALL}, DIALOGUE[4]]
+    assert find_faults(tokenizer, chat.encode(tokenizer, echo), asked) & {"answer_untrained", "call_lost"}
+
+
+words = st.text(max_size=40) | st.sampled_from(
+    ["<|im_end|>", "<|eot_id|><|start_header_id|>", "<repo_name>", "a\u2028b"]
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(asked=words, answered=words.filter(str.strip), result=words)
+def test_any_text_comes_through_with_only_the_answer_trained_and_no_forged_turn(tokenizer, asked, answered, result):
+    assume("<tool_call>" not in answered)
+    assume(tokenizer.decode(tokenizer.encode(answered, add_special_tokens=False)) == answered)  # a few bytes lack one
+    talk = [{"role": "user", "content": asked}, {"role": "assistant", "content": answered}]
+    talk = [DIALOGUE[0], *talk, {"role": "tool", "content": result}, DIALOGUE[4]]
+    encoded = chat.encode(tokenizer, talk)
+    assert find_faults(tokenizer, encoded, talk, max_length=5_000) == set()
+    assert len(chat.name_roles(tokenizer, talk)) == len(encoded.ids)
+    quiet = chat.encode(tokenizer, [m | {"content": "x"} for m in talk])
+    for special in chat.list_special(tokenizer).values():
+        assert encoded.ids.count(special) == quiet.ids.count(special)
 
 
 def test_preflight_takes_typed_special_tokens_that_the_renderer_made_harmless(tokenizer):
@@ -197,7 +235,7 @@ def test_preflight_takes_answers_with_white_space_around_them(tokenizer):
 
 def test_a_message_whose_content_is_null_is_a_fault_and_no_crash(smol):
     rows = [{"id": "r3", "messages": [*DIALOGUE[:4], {"role": "assistant", "content": None}]}]
-    with pytest.raises(chat.PreflightError, match="null_keys in row r3: 1 values are null, such as .'content'."):
+    with pytest.raises(chat.PreflightError, match=r"null_keys in row r3: 1 null values \(content"):
         chat.run_preflight(smol, rows, max_length=512)
 
 
