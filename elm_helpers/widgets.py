@@ -3,14 +3,22 @@
 import unicodedata
 from collections.abc import Mapping, Sequence
 from html import escape
+from itertools import groupby
+from operator import itemgetter
 
-from elm_helpers.chat import Encoded, encode
+from elm_helpers.chat import Encoded, encode, list_special, name_roles
 
-# Inline styles only: notebooks that nobody trusted yet drop style sheets. Half-clear colours suit light and dark.
+# Inline styles only: notebooks that nobody trusted yet drop style sheets. Half-clear colours suit light and dark. Where
+# a page drops inline styles as well, <b>, the turns' names and the ids are still there.
 BOX = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
-TRAINED = "background-color:rgba(0,158,115,0.30);border-bottom:2px solid rgb(0,158,115)"
 READ = "background-color:rgba(128,128,128,0.13)"
+TRAINED = "border-bottom:3px solid currentColor"
+TOKEN = f"display:inline-block;vertical-align:top;text-align:center;line-height:1.3;margin:1px;{READ}"
+ID = "display:block;font-size:65%;font-weight:normal;line-height:1.3;opacity:0.8"
 SPECIAL = "border:1px solid rgb(213,94,0);border-radius:3px"
+# Okabe & Ito 2008: four colours that colour-blind readers can tell apart, and each turn is named as well
+ROLES = {"system": "128,128,128", "user": "230,159,0", "assistant": "0,114,178", "tool": "0,158,115"}
+NEWLINE = "\n"
 STEPS = 7  # the seed's query → model → call → execute → model → answer → customer
 
 
@@ -28,45 +36,71 @@ def show_piece(text: str) -> str:
     return "".join(seen.get(c) or (f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in hidden else c) for c in text)
 
 
-def render_tokens_html(tokenizer, encoded: Encoded, messages: Sequence[Mapping] | None = None) -> str:
-    """Return a conversation's tokens as HTML: green and underlined where the loss is computed, special ones boxed.
+def name_special(tokenizer) -> dict[int, str]:
+    """Return what the tokenizer uses its special tokens for, by id, such as {1: "BOS", 2: "EOS = PAD"}.
+
+    Shown in ``notebooks/02_inspect_tokens.ipynb``.
+    """
+    names = {}
+    for name in ("bos", "eos", "pad"):
+        token = getattr(tokenizer, f"{name}_token_id")
+        if token is not None:
+            names[token] = f"{names[token]} = {name.upper()}" if token in names else name.upper()
+    return names
+
+
+def render_tokens_html(tokenizer, encoded: Encoded, roles: Sequence[str] = (), *, ids: bool = True) -> str:
+    """Return a conversation's tokens as HTML: turns by colour, bold and underlined where the loss is computed.
 
     Args:
         tokenizer: The tokenizer that encoded it.
         encoded: Ids and mask.
-        messages: The conversation, to name its turns above the tokens.
+        roles: The role of each token, as `chat.name_roles` gives them; without them there are no turns.
+        ids: Show each token's id under it; the id is in the token's title in any case.
 
     Returns:
-        One ``<div>`` without scripts; every token is a ``<span>`` whose title holds its id.
+        One ``<div>`` without scripts. Special tokens have a frame, and BOS, EOS and padding their name.
 
     Shown in ``notebooks/02_inspect_tokens.ipynb``.
     """
-    special, spans = set(tokenizer.all_special_ids), []
-    for token, bit in zip(encoded.ids, encoded.mask, strict=True):
+    special, names = set(list_special(tokenizer).values()), name_special(tokenizer)
+
+    def render(token: int, bit: int, role: str) -> str:
         text = tokenizer.decode([token])
         if "\ufffd" in text:  # a part of a character: only the whole sequence of tokens spells it
             text = str(tokenizer.convert_ids_to_tokens(token))
-        style = (TRAINED if bit else READ) + (f";{SPECIAL}" if token in special else "")
-        about = f"id {token}, {'trained' if bit else 'only read'}{', special' if token in special else ''}"
-        spans.append(f'<span title="{about}" style="{style}">{escape(show_piece(text))}</span>')
+        shown, name = show_piece(text), names.get(token, "")
+        about = [f"id {token}", "trained" if bit else "only read", *(["special", name] if token in special else [])]
+        style = [TOKEN] * ids + [SPECIAL] * (token in special) + [TRAINED] * bit
+        below = f'<sub style="{ID}">{token} {name}</sub>' if ids else ""
+        tag = "b" if bit else "span"
+        head = f'<{tag} title="{", ".join(filter(None, about))}" style="{";".join(style)}">'
+        return f"{head}{escape(shown.removesuffix(NEWLINE))}{below}</{tag}>{NEWLINE * shown.endswith(NEWLINE)}"
+
+    blocks, all_roles = [], roles or [""] * len(encoded.ids)
+    for role, tokens in groupby(zip(encoded.ids, encoded.mask, all_roles, strict=True), key=itemgetter(2)):
+        first, *rest = (render(*token) for token in tokens)
+        spans = first.rstrip() + "".join(rest).rstrip()
+        colour = f"background-color:rgba({ROLES.get(role, '128,128,128')},0.22)"
+        head = f"<i>{escape(role)}</i> " if role else ""
+        blocks.append(f'<div style="{BOX};{colour};padding:2px 6px;margin:2px 0">{head}{spans}</div>')
     trained, count = sum(encoded.mask), len(encoded.ids)
     caption = f"{count} tokens, {trained} of them trained ({trained / max(count, 1):.0%})"
-    if messages:
-        caption += f"; turns: {escape(' → '.join(str(message['role']) for message in messages))}"
-    legend = f'<span style="{TRAINED}">trained</span> <span style="{READ}">only read</span>'
-    legend += f' <span style="{SPECIAL}">special</span>'
-    return f'<div><p>{caption} &nbsp; {legend}</p><div style="{BOX}">{"".join(spans)}</div></div>'
+    legend = f'<b style="{TRAINED}">trained</b> only read <span style="{SPECIAL}">special</span>'
+    marks = ", ".join(f"{name} is {token}" for token, name in names.items())
+    return f"<div><p>{caption} &nbsp; {legend} &nbsp; {marks}</p>{''.join(blocks)}</div>"
 
 
 def show_tokens(tokenizer, rows: Sequence[Mapping]):
-    """Return a viewer that steps through rows; let it be the last expression of a cell.
+    """Return a viewer that steps through rows, all or those of one task; let it be the last expression of a cell.
 
     Args:
         tokenizer: The base model's tokenizer.
-        rows: Rows with ``messages``.
+        rows: Rows with ``messages``, and ``task`` to choose by.
 
     Returns:
-        An ipywidgets box; without ipywidgets the first row as `IPython.display.HTML`.
+        An ipywidgets box that carries the first row as plain HTML too, for pages where nothing runs, such as GitHub;
+        without ipywidgets that HTML alone.
 
     Raises:
         ValueError: There are no rows.
@@ -76,23 +110,40 @@ def show_tokens(tokenizer, rows: Sequence[Mapping]):
     if not rows:
         raise ValueError("there are no rows to show")
 
-    def render(number: int) -> str:
-        messages = rows[number]["messages"]
-        return render_tokens_html(tokenizer, encode(tokenizer, messages), messages)
+    def render(row: Mapping, ids: bool = True) -> str:
+        messages = row["messages"]
+        page = render_tokens_html(tokenizer, encode(tokenizer, messages), name_roles(tokenizer, messages), ids=ids)
+        return f"<p>row {escape(str(row.get('id')))}</p>{page}"
 
     try:
         import ipywidgets
     except ImportError:
         from IPython.display import HTML
 
-        return HTML(render(0))
-    page = ipywidgets.HTML(render(0))
+        return HTML(render(rows[0]))
+
+    class Viewer(ipywidgets.VBox):
+        def _repr_mimebundle_(self, **options):
+            return super()._repr_mimebundle_(**options) | {"text/html": render(rows[0])}
+
+    tasks = ["all tasks", *sorted({str(row["task"]) for row in rows if "task" in row})]
+    task, ids = ipywidgets.Dropdown(options=tasks), ipywidgets.Checkbox(True, description="ids", indent=False)
     slider = ipywidgets.IntSlider(0, 0, len(rows) - 1, description="row")
     back, on = (ipywidgets.Button(description=text) for text in ("Previous", "Next"))
-    slider.observe(lambda change: setattr(page, "value", render(change["new"])), names="value")
+    page = ipywidgets.HTML()
+
+    def draw(change=None) -> None:
+        chosen = [row for row in rows if task.value in (tasks[0], row.get("task"))]
+        slider.max = len(chosen) - 1
+        page.value = render(chosen[slider.value], ids.value)
+
+    for control in (slider, task, ids):
+        control.observe(draw, names="value")
     back.on_click(lambda _: setattr(slider, "value", max(slider.value - 1, slider.min)))
     on.on_click(lambda _: setattr(slider, "value", min(slider.value + 1, slider.max)))
-    return ipywidgets.VBox([ipywidgets.HBox([back, on, slider]), page])
+    draw()
+    controls = ipywidgets.HBox([back, on, slider, task, ids], layout=ipywidgets.Layout(flex_flow="row wrap"))
+    return Viewer([controls, page])
 
 
 def render_trace_html(steps: Sequence[Mapping]) -> str:

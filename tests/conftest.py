@@ -1,6 +1,8 @@
 """What every test may rely on: a shop in memory, and a session that can't reach the network by accident."""
 
 import os
+from importlib.util import find_spec
+from pathlib import Path
 
 import pytest
 
@@ -53,3 +55,32 @@ def engine(reference):
     from elm_helpers.engines import open_llama_cpp
 
     return open_llama_cpp(reference, parallel=2)
+
+
+@pytest.fixture(scope="session")
+def smol(base_model):
+    """The base model's real tokenizer and chat template."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(base_model)
+
+
+@pytest.fixture(scope="session")
+def llama(base_model):
+    """SmolLM2's vocabulary with Llama 3.1's special tokens and its real template (the tokenizer itself is gated)."""
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(base_model)
+    tokenizer.add_special_tokens(
+        {"bos_token": "<|begin_of_text|>", "eos_token": "<|eot_id|>", "pad_token": "<|finetune_right_pad_id|>"}
+    )
+    tokenizer.add_tokens(["<|start_header_id|>", "<|end_header_id|>"], special_tokens=True)
+    template = Path(find_spec("trl").origin).parent / "chat_templates" / "llama3_1.jinja"
+    tokenizer.chat_template = template.read_text(encoding="utf-8")
+    return tokenizer
+
+
+@pytest.fixture(params=["smol", "llama"])
+def tokenizer(request):
+    """Both of them, one after the other."""
+    return request.getfixturevalue(request.param)

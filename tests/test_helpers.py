@@ -18,7 +18,7 @@ ORDER = [
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
     *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
-    *("serve", "hub", "plots", "widgets", "frameworks", "course", "commands", "cli"),
+    *("serve", "hub", "faults", "plots", "widgets", "frameworks", "course", "commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
 TORCH = {"base_model", "chat", "trainer", "training", "engines"}
