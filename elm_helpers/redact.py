@@ -15,12 +15,10 @@ from stdnum import iban, luhn
 
 LETTERS = str.maketrans({"ß": "ss", "ẞ": "SS", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L", "ı": "i", "æ": "ae", "’": "'"})
 UMLAUTS = str.maketrans({"ä": "ae", "ö": "oe", "ü": "ue", "å": "aa", "ø": "oe"})
-
 FORMS = TEMPLATES / "personal_data.yaml"
 REGIONS = "GB DE FR IT NL AU IN AT CH BE SE IE NZ ZA JP BR"  # whose numbers begin with 0 at home
 CARDS = {14: ("30", "36", "38"), 15: ("34", "37"), 16: tuple("23456"), 19: tuple("46")}  # digits -> how they begin
 SHORT = {"street": "st", "road": "rd", "avenue": "ave", "boulevard": "blvd", "lane": "ln", "drive": "dr", "court": "ct"}
-NAMED = ("named", "signed", "greeted")
 GAP = re.compile(r"[\s,.'_-]{1,4}")
 WORD = re.compile(r"[^\W_]+")
 
@@ -266,7 +264,7 @@ def _find_people(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, str
         before = plain[max(word.start() - 24, 0) : word.start()] if first[0] in redactor.firsts else ""
         if alone or _compile("introduced").search(before):
             yield *word.span(), _choose_person(redactor, first, redactor.firsts)
-    for form in ("titled", *NAMED):
+    for form in ("titled", "named", "signed", "greeted"):
         known = redactor.lasts if form == "titled" else redactor.firsts
         for match in _compile(form).finditer(plain):
             yield *match.span("name"), _choose_person(redactor, _read_name(match["name"]), known)
@@ -288,7 +286,7 @@ def _choose_person(redactor: Redactor, words: tuple[str, ...], known: Mapping) -
 
 def _read_name(name: str) -> tuple[str, ...]:
     """Return the folded words of a name, the first name first: "Miller, Jane" and "Jane Miller" are the same."""
-    words = tuple(word.lower() for word in WORD.findall(_flatten(name)[0])) or ("",)
+    words = tuple(WORD.findall(_flatten(name)[0].lower())) or ("",)
     return words[1:] + words[:1] if "," in name else words
 
 

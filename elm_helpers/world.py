@@ -13,26 +13,13 @@ from elm_helpers.store import index_products, read_split
 
 PRICE_STYLES = ("${}",) * 7 + ("{}", "{} dollars", "{} dollars", "{} bucks", "USD {}", "word", "{}$", "{} usd")
 NICE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 3000)
-WORDS = {2: "two", 3: "three", 4: "four", 5: "five", 6: "six", 10: "ten", 15: "fifteen", 20: "twenty", 30: "thirty"}
-WORDS |= {
-    40: "forty",
-    50: "fifty",
-    60: "sixty",
-    80: "eighty",
-    100: "a hundred",
-    200: "two hundred",
-    500: "five hundred",
-}
+COUNTS = (2, 3, 4, 5, 6, 10, 15, 20, 30, 40, 50, 60, 80, 100, 200, 500)
+SPOKEN = "two|three|four|five|six|ten|fifteen|twenty|thirty|forty|fifty|sixty|eighty|a hundred|two hundred|five hundred"
+WORDS = dict(zip(COUNTS, SPOKEN.split("|"), strict=True))
 TRAITS = ("good quality", "simple", "nice", "cheap", "popular")
-TAILS = ("for my dad", "for my mum", "for a friend", "for my boyfriend", "for my wife", "for my sister", "as a gift")
-TAILS += (
-    "for a beginner",
-    "for everyday use",
-    "for travelling",
-    "for the weekend",
-    "for a birthday",
-    "with good reviews",
-)
+TAILS = ("my dad", "my mum", "a friend", "my boyfriend", "my wife", "my sister", None, "a beginner", "everyday use")
+TAILS += ("travelling", "the weekend", "a birthday")
+TAILS = tuple(f"for {who}" if who else "as a gift" for who in TAILS) + ("with good reviews",)
 SYLLABLES = "ar bel cor dan el fen gal hal ir jun kor lum mar nor os pel quin ros sal tor ul ven wim xan yor zel ko ra"
 SYLLABLES = tuple(f"{SYLLABLES} ti vo ni da mi lex bri stra clo dru fi gra hea pri tho wel bos ch ki phi so ta".split())
 SERIES = ("Pro", "Max", "Mini", "Air", "Plus", "One", "Sport", "Classic", "Neo", "Ultra", "Eco", "Prime", "Go", "Lite")

@@ -104,13 +104,14 @@ def test_a_rating_is_the_mean_of_its_reviews_and_lies_between_3_1_and_4_9(shop):
     assert all(3.1 <= rating <= 4.9 and abs(rating - mean) < 0.051 for rating, mean in ratings)
 
 
-def test_order_numbers_have_six_shapes_and_some_begin_with_zeros(shop):
-    patterns = (r"[1-9]\d{4}", r"W\d{5}", r"ORD-\d{5}", r"00\d{3}", r"EC-\d{5}-[A-D]", r"SO202[56]\d{4}")
+def test_order_numbers_have_twelve_shapes_and_some_begin_with_zeros(shop):
+    patterns = (r"[1-9]\d{4}", r"W\d{5}", r"ORD-\d{5}", r"00\d{3}", r"EC-\d{5}-[A-D]", r"SO202[56]\d{4}", r"#\d{4}")
+    patterns += (r"\d{3}(-\d{7}){2}", r"WEB\d{8}", r"202[56]/\d{5}", r"[XKTR]\d\d[BHMZ]\d{3,4}", r"[1-9]\d{8}")
     shapes = Counter(
         next(p for p in patterns if re.fullmatch(p, row["id"])) for row in shop.execute("SELECT id FROM orders")
     )
-    assert len(shapes) == 6
-    assert min(shapes.values()) > 100
+    assert len(shapes) == 12
+    assert min(shapes.values()) > 60
 
 
 def test_an_order_costs_the_sum_of_its_lines(shop):
