@@ -7,20 +7,15 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from elm_helpers import writers
+from elm_helpers import chat_logs, writers
 from elm_helpers.fields import RowError, read_names
 from elm_helpers.goods import build_product
 from elm_helpers.layouts import Rejected, Unit, attach_children, find_layout, find_type, group_orders, group_products
+from elm_helpers.redact import build_redactor, redact_text
 from elm_helpers.sales import build_customer, build_order, build_promotion, build_review
 from elm_helpers.shop import fill_rules
 from elm_helpers.store import index_products, open_store
 from elm_helpers.tables import Record, StoreFileError, fold_name, read_table
-
-try:
-    from elm_helpers import chat_logs
-    from elm_helpers.redact import build_redactor, redact_text
-except ImportError:  # until they are merged: chat logs are unknown, and what reviews say isn't stored
-    chat_logs, build_redactor, redact_text = None, set, lambda redactor, text: None
 
 GRAPHQL = {"Product": "products", "Order": "orders", "Customer": "customers"}
 GENERIC = {"reviews", "orders", "products", "coupons", "customers"}
@@ -198,7 +193,7 @@ def _find_format(unit: Unit, form: str) -> tuple[str, str] | None:
         return "shopify-bulk" if len(unit.rows) > 1 else "shopify-json", kind
     found = find_layout(frozenset(unit.main.fields), form)
     if found is None or found[0] in GENERIC:
-        chat = form if form.startswith("chat") else (chat_logs and chat_logs.find_chat_format(list(unit.main.raw)))
+        chat = form if form.startswith("chat") else chat_logs.find_chat_format(list(unit.main.raw))
         if chat and form in ("auto", chat):
             return chat, "chats"
     return found

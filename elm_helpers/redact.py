@@ -19,6 +19,7 @@ FORMS = TEMPLATES / "personal_data.yaml"
 REGIONS = "GB DE FR IT NL AU IN AT CH BE SE IE NZ ZA JP BR"  # whose numbers begin with 0 at home
 CARDS = {14: ("30", "36", "38"), 15: ("34", "37"), 16: tuple("23456"), 19: tuple("46")}  # digits -> how they begin
 SHORT = {"street": "st", "road": "rd", "avenue": "ave", "boulevard": "blvd", "lane": "ln", "drive": "dr", "court": "ct"}
+NAMED = ("named", "signed", "greeted")
 GAP = re.compile(r"[\s,.'_-]{1,4}")
 WORD = re.compile(r"[^\W_]+")
 
@@ -124,7 +125,7 @@ def list_people(redactor: Redactor, text: str) -> list[str]:
 
     Shown in ``notebooks/07_import_store_data.ipynb``.
     """
-    plain, _ = _flatten(text)
+    plain = _flatten(text)[0]
     given = [match["name"] for form in NAMED for match in _compile(form).finditer(plain)]
     return [person for *_, person in _find_known(redactor, plain)] + given
 
@@ -264,7 +265,7 @@ def _find_people(redactor: Redactor, plain: str) -> Iterator[tuple[int, int, str
         before = plain[max(word.start() - 24, 0) : word.start()] if first[0] in redactor.firsts else ""
         if alone or _compile("introduced").search(before):
             yield *word.span(), _choose_person(redactor, first, redactor.firsts)
-    for form in ("titled", "named", "signed", "greeted"):
+    for form in ("titled", *NAMED):
         known = redactor.lasts if form == "titled" else redactor.firsts
         for match in _compile(form).finditer(plain):
             yield *match.span("name"), _choose_person(redactor, _read_name(match["name"]), known)
