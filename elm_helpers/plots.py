@@ -86,12 +86,15 @@ def plot_mix(rows: Sequence[Mapping]) -> Figure:
     return figure
 
 
-def plot_lengths(lengths_by_task: Mapping[str, Sequence[int]], max_length: int | None = None) -> Figure:
-    """Plot the spread of token lengths per task: box from 25 to 75 %, whiskers from 1 to 99 %.
+def plot_lengths(
+    lengths_by_task: Mapping[str, Sequence[int]], max_length: int | None = None, unit: str = "tokens"
+) -> Figure:
+    """Plot the spread of lengths per task: box from 25 to 75 %, whiskers from 1 to 99 %.
 
     Args:
-        lengths_by_task: Tokens of each row, by task.
-        max_length: Tokens that training keeps of a row, drawn as a line.
+        lengths_by_task: Length of each row, by task.
+        max_length: What training keeps of a row, drawn as a line.
+        unit: What the lengths count.
 
     Raises:
         ValueError: A task has no rows.
@@ -102,7 +105,7 @@ def plot_lengths(lengths_by_task: Mapping[str, Sequence[int]], max_length: int |
         raise ValueError("every task needs at least one row")
     middle = {task: median(lengths) for task, lengths in lengths_by_task.items()}
     longest, every = max(middle, key=middle.get), [n for lengths in lengths_by_task.values() for n in lengths]
-    title = f"Half of the rows have {median(every):.0f} tokens or fewer; the longest has {max(every):,}"
+    title = f"Half of the rows have {median(every):.0f} {unit} or fewer; the longest has {max(every):,}"
     with open_figure() as (figure, (axis,)):
         names = [f"{task.replace('_', ' ')}\n{len(lengths):,} rows" for task, lengths in lengths_by_task.items()]
         boxes = axis.boxplot(
@@ -115,7 +118,7 @@ def plot_lengths(lengths_by_task: Mapping[str, Sequence[int]], max_length: int |
         if max_length:
             axis.axvline(max_length, color=COLOURS[3], linestyle="--", label=f"cut at {max_length:,}")
             axis.legend()
-        axis.set_xlabel("tokens in a row")
+        axis.set_xlabel(f"{unit} in a row")
         axis.set_title(f"{title}\n{longest.replace('_', ' ')} is the longest task (median {middle[longest]:.0f})")
     return figure
 

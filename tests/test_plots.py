@@ -61,6 +61,8 @@ def test_the_lengths_title_names_the_longest_task():
     title = read_titles(FIGURES["lengths"]())
     assert "Half of the rows have 10 tokens or fewer; the longest has 30" in title
     assert "conversation is the longest task (median 20)" in title
+    figure = plots.plot_lengths({"conversation": [10, 20]}, unit="words")
+    assert "15 words or fewer" in read_titles(figure) and figure.axes[0].get_xlabel() == "words in a row"
 
 
 def test_the_training_title_says_when_the_loss_does_not_fall():
