@@ -17,7 +17,7 @@ END = "<!-- end of figures -->"
 SCORED_ROWS, SCORED_SYSTEMS = 150, ("rules", "base", "base+tools", "tuned", "tuned+grammar")
 SCORED_MIX = {"tool_calling": 0.25, "conversation": 0.4, "categorization": 0.2, "product_description": 0.15}
 REFERENCE_ROWS, REFERENCE_TOKENS = 6_500, 330
-REFERENCE_MIX = {"tool_calling": 0.45, "conversation": 0.4, "categorization": 0.1, "product_description": 0.05}
+REFERENCE_MIX = {"tool_calling": 0.42, "conversation": 0.38, "categorization": 0.15, "product_description": 0.05}
 
 
 def run_notebooks(keep: bool = False) -> None:
@@ -86,6 +86,9 @@ def train_reference(out: Path) -> dict:
     from elm_helpers.generate import write_dataset
     from elm_helpers.hub import write_model_card
 
+    import torch
+
+    torch.manual_seed(0)
     profile, dtype, data = PROFILES["cpu"], training.choose_compute_dtype(), OUTPUTS / "reference"
     write_dataset(data, REFERENCE_ROWS, 200, REFERENCE_MIX, seed=1)
     folder = read_base_model(profile.base_model)

@@ -1,4 +1,4 @@
-"""TRL's trainer with two small changes: batches that fit a token budget, and a loss on the trained positions only."""
+"""TRL's trainer with three small changes: token-budget batches, a prompt read once, a loss where it is borne."""
 
 import random
 from collections.abc import Iterator
@@ -8,26 +8,30 @@ from elm_helpers.chat import Encoded
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
+from transformers import DynamicCache
 from trl import SFTTrainer
+
+PROMPT_TOKENS = 24  # rows that begin alike for so long have the same system prompt
 
 
 class TokenBudgetSampler:
     """Batches of rows of like length, as many as fit a number of tokens: no time goes into padding.
 
     Rows are shuffled, then sorted by length inside pools, so a batch holds like lengths but mixed tasks; the order
-    of the batches changes every epoch.
+    of the batches changes every epoch. Rows of another group, such as another system prompt, get batches of their own.
     """
 
-    def __init__(self, lengths: list[int], batch_tokens: int, seed: int, pool: int = 256):
+    def __init__(self, lengths: list[int], batch_tokens: int, seed: int, groups: list | None = None, pool: int = 512):
         self.seed, self.epoch, self.batches = seed, 0, []
+        groups = groups or [0] * len(lengths)
         order = random.Random(seed).sample(range(len(lengths)), len(lengths))
         for start in range(0, len(order), pool):
-            batch, longest = [], 0
-            for row in sorted(order[start : start + pool], key=lengths.__getitem__):
-                longest = max(longest, lengths[row])
-                if batch and longest * (len(batch) + 1) > batch_tokens:
+            batch: list[int] = []
+            for row in sorted(order[start : start + pool], key=lambda row: (groups[row], lengths[row])):
+                full = lengths[row] * (len(batch) + 1) > batch_tokens
+                if batch and (full or groups[row] != groups[batch[0]]):
                     self.batches.append(batch)
-                    batch, longest = [], lengths[row]
+                    batch = []
                 batch.append(row)
             self.batches.append(batch)
 
@@ -43,10 +47,11 @@ class TokenBudgetSampler:
 
 
 class CompletionTrainer(SFTTrainer):
-    """TRL's trainer with token-budget batches, and a loss that only projects the trained positions.
+    """TRL's trainer with token-budget batches, and a loss that leaves out the work that changes nothing.
 
-    Only the positions that bear loss are multiplied by the 49,152-word output matrix; on the others the logits would
-    be computed and thrown away. The loss is the same number (test_training.py holds it to 1e-3).
+    What all rows of a batch begin with, the system prompt, is read once and its keys and values are shared: a prefix
+    cache, as servers have, but one that gradients flow through. And only the positions that bear loss are multiplied by
+    the 49,152-word output matrix. The loss is the same number (test_training.py holds it to 1e-3).
     """
 
     batch_tokens = 768
@@ -54,8 +59,10 @@ class CompletionTrainer(SFTTrainer):
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by `TokenBudgetSampler` in place of a fixed number of rows."""
-        lengths = [len(ids) for ids in self.train_dataset["input_ids"]]
-        sampler = TokenBudgetSampler(lengths, self.batch_tokens, self.args.seed)
+        rows = self.train_dataset["input_ids"]
+        once = 0 if self.args.activation_checkpointing else PROMPT_TOKENS  # tokens that are read once a batch
+        lengths, prompts = [max(len(ids) - once, 1) for ids in rows], [tuple(ids[:once]) for ids in rows]
+        sampler = TokenBudgetSampler(lengths, self.batch_tokens, self.args.seed, prompts)
         return self.accelerator.prepare(
             DataLoader(
                 self.train_dataset.select_columns(["input_ids", "labels"]),
@@ -68,15 +75,46 @@ class CompletionTrainer(SFTTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the trained tokens (summed over the batch, divided by their number)."""
         base = self.accelerator.unwrap_model(model).get_base_model()
-        targets = inputs["labels"][:, 1:]
-        trained = targets != -100
+        ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
+        shared = 0 if self.args.activation_checkpointing else count_shared(ids, labels)
         with self.accelerator.autocast():  # the model's own wrapper is passed by, and with it its autocast
-            states = base.model(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"], use_cache=False)
+            cache = None
+            if shared:
+                cache = DynamicCache(config=base.config)
+                base.model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True)
+                cache.batch_repeat_interleave(len(ids))
+            states = base.model(
+                input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=bool(shared)
+            )
+            targets = labels[:, shared + 1 :]
+            trained = targets != -100
             logits = base.lm_head(states.last_hidden_state[:, :-1][trained]).float()
         total = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
         loss = total / (trained.sum() if num_items_in_batch is None else num_items_in_batch)
-        self.trained_tokens += int(inputs["attention_mask"].sum()) if torch.is_grad_enabled() else 0
+        self.trained_tokens += int(mask.sum()) if torch.is_grad_enabled() else 0
         return (loss, {"loss": loss}) if return_outputs else loss
+
+
+def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
+    """Return how many tokens all rows of a batch begin with, before any that bears loss; 0 where sharing gains nothing.
+
+    Args:
+        ids: Token ids, (rows, length).
+        labels: The same shape, -100 where no loss is computed.
+
+    Example:
+        >>> ids = torch.tensor([[5, 6, 7, 1, 2], [5, 6, 7, 3, 4]])
+        >>> count_shared(ids, torch.tensor([[-100, -100, -100, -100, 2], [-100, -100, -100, -100, 4]]))
+        3
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    if len(ids) < 2:
+        return 0
+    alike = (ids == ids[:1]).all(0) & (labels == -100).all(0)
+    shared = int(alike.int().cumprod(0).sum())
+    untrained = int((labels == -100).all(0).int().cumprod(0).sum())
+    return min(shared, untrained - 1)
 
 
 def build_dataset(encoded: list[Encoded]) -> Dataset:
