@@ -114,7 +114,7 @@ def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
     alike = (ids == ids[:1]).all(0) & (labels == -100).all(0)
     shared = int(alike.int().cumprod(0).sum())
     untrained = int((labels == -100).all(0).int().cumprod(0).sum())
-    return min(shared, untrained - 1)
+    return max(min(shared, untrained - 1), 0)
 
 
 def build_dataset(encoded: list[Encoded]) -> Dataset:

@@ -98,29 +98,46 @@ def test_the_adapter_changes_the_models_logits(run, base_model):
     assert (before - after).abs().max() > 1e-3
 
 
-def test_the_fast_loss_is_trls_own_loss(base_model, tmp_path):
-    """The same batch, the same weights: only the trained positions projected, or all of them as TRL does."""
+@pytest.fixture(scope="module")
+def fast_and_stock(base_model, tmp_path_factory):
+    """Loss and gradients of one batch on the same fp32 weights: (ours, TRL's), and the tokens that were shared."""
     from elm_helpers import chat, trainer, training
 
     import torch
     from trl import SFTTrainer
 
     model, tokenizer, _ = build_model(base_model, quantized=False)
-    model = model.float()
-    arguments = training.build_arguments(CPU, tmp_path, torch.float32, {"disable_tqdm": True})
+    arguments = training.build_arguments(CPU, tmp_path_factory.mktemp("fast"), torch.float32, {"disable_tqdm": True})
     encoded = chat.run_preflight(tokenizer, read_rows("ecommerce_train.json", 6), 1024)
     ours = trainer.CompletionTrainer(
-        model=model,
+        model=model.float(),
         args=arguments,
         train_dataset=trainer.build_dataset(encoded),
         processing_class=tokenizer,
         peft_config=training.build_lora(CPU),
     )
     batch = ours.data_collator([ours.train_dataset[i] for i in range(len(encoded))])
-    with torch.no_grad():
-        fast = ours.compute_loss(ours.model, dict(batch))
-        stock = SFTTrainer.compute_loss(ours, ours.model, dict(batch))
-    assert fast.item() == pytest.approx(stock.item(), abs=1e-3)
+    found = []
+    for compute_loss in (trainer.CompletionTrainer.compute_loss, SFTTrainer.compute_loss):
+        ours.model.zero_grad()
+        loss = compute_loss(ours, ours.model, dict(batch))
+        loss.backward()
+        grads = [p.grad.flatten() for p in ours.model.parameters() if p.requires_grad]
+        found.append((loss.item(), torch.cat(grads)))
+    return *found, trainer.count_shared(batch["input_ids"], batch["labels"])
+
+
+def test_the_fast_loss_is_trls_own_loss(fast_and_stock):
+    """Only the trained positions projected and the system prompt read once, or everything as TRL does."""
+    (fast, _), (stock, _), shared = fast_and_stock
+    assert shared >= 15, "the batch has no prompt in common, so nothing was tested"
+    assert fast == pytest.approx(stock, abs=1e-3)
+
+
+def test_the_fast_gradients_are_trls_own_gradients(fast_and_stock):
+    (_, fast), (_, stock), _ = fast_and_stock
+    assert stock.norm() > 0
+    assert (fast - stock).norm() / stock.norm() < 1e-3
 
 
 def test_the_loss_does_not_depend_on_what_the_prompt_would_be_labelled(base_model):
@@ -144,6 +161,47 @@ def test_batches_hold_every_row_once_and_stay_inside_the_token_budget():
     assert sorted(i for batch in batches for i in batch) == list(range(1000))
     assert max(max(lengths[i] for i in batch) * len(batch) for batch in batches) <= 1024
     assert sum(lengths) / sum(max(lengths[i] for i in b) * len(b) for b in batches) > 0.85  # little padding
+
+
+def test_a_batch_holds_rows_of_one_system_prompt():
+    from elm_helpers.trainer import TokenBudgetSampler
+
+    groups = ["signed in", "not"] * 200
+    batches = list(TokenBudgetSampler([40] * 400, 400, seed=0, groups=groups))
+    assert sorted(row for batch in batches for row in batch) == list(range(400))
+    assert all(len({groups[row] for row in batch}) == 1 for batch in batches)
+
+
+@pytest.mark.parametrize(
+    ("rows", "untrained", "shared"),
+    [
+        ([[5, 6, 7, 1, 2]], 4, 0),  # one row: nothing to share
+        ([[5, 6, 7, 1, 2], [5, 6, 7, 3, 4]], 4, 3),
+        ([[5, 6, 7, 1, 2], [5, 6, 7, 1, 2]], 3, 2),  # the first trained token is predicted from the token before it
+        ([[5, 6, 7, 1, 2], [4, 6, 7, 3, 4]], 4, 0),
+        ([[5, 6, 7, 1, 2], [5, 6, 7, 3, 4]], 0, 0),
+    ],
+)
+def test_what_a_batch_shares_ends_before_the_first_trained_token(rows, untrained, shared):
+    from elm_helpers.trainer import count_shared
+
+    import torch
+
+    labels = [[-100] * untrained + row[untrained:] for row in rows]
+    assert count_shared(torch.tensor(rows), torch.tensor(labels)) == shared
+
+
+def test_the_compute_dtype_is_the_faster_one(monkeypatch):
+    from elm_helpers import training
+
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for seconds, dtype in ((1.0, torch.bfloat16), (2.9, torch.float32), (6.0, torch.float32)):
+        monkeypatch.setattr(training, "time_product", lambda kind, s=seconds: s if kind == torch.bfloat16 else 3.0)
+        training.choose_compute_dtype.cache_clear()
+        assert training.choose_compute_dtype() == dtype
+    training.choose_compute_dtype.cache_clear()
 
 
 def test_every_epoch_has_its_own_order_and_the_same_seed_repeats_it():
