@@ -79,7 +79,7 @@ def run_generate(args: argparse.Namespace) -> None:
 def run_import(args: argparse.Namespace) -> None:
     """Import a shop's exports: products, orders, customers, reviews, coupons and chat logs.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     from elm_helpers.fetch import fetch_shop
     from elm_helpers.importers import describe_report, import_path

@@ -40,7 +40,7 @@ def fetch_shop(address: str, folder: Path = RAW, sleep: Callable[[float], None] 
         StoreFileError: The token is not in the environment, or the shop refuses it.
         ConnectionError: The shop can't be reached, or answers nonsense, six times in a row.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     system, _, place = address.partition("://")
     host = urlsplit(f"//{place}").hostname or ""

@@ -25,7 +25,7 @@ class RowError(ValueError):
 def read_names() -> dict:
     """Return data/templates/imports.yaml: what other systems call fields, formats and statuses.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     names = yaml.safe_load((TEMPLATES / "imports.yaml").read_text(encoding="utf-8"))
     names["aliases"] = {name: [f"={name}", *listed.split()] for name, listed in names["aliases"].items()}
@@ -39,7 +39,7 @@ def find_value(fields: dict, name: str):
         >>> find_value({"variantprice": "", "price": "4.50"}, "price")
         '4.50'
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     values = (fields.get(alias) for alias in read_names()["aliases"].get(name, [name]))
     return next((value for value in values if value is not None and value != "" and value != []), None)
@@ -51,7 +51,7 @@ def read_text(fields: dict, name: str, most: int = MOST_NAME) -> str | None:
     Raises:
         RowError: It is longer than `most` characters.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     value = find_value(fields, name)
     if isinstance(value, (dict, list, bool)) or value is None:
@@ -65,7 +65,7 @@ def read_text(fields: dict, name: str, most: int = MOST_NAME) -> str | None:
 def read_body(fields: dict, name: str) -> str | None:
     """Return a field as plain text without HTML, cut to what a description may have.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     value = find_value(fields, name)
     return strip_html(value)[:MOST_TEXT] or None if isinstance(value, str) else None
@@ -78,7 +78,7 @@ def read_key(fields: dict, name: str) -> str | None:
         >>> [read_key({"id": value}, "id") for value in ("'0012", "gid://shopify/Product/7", 7, "#1001")]
         ['0012', '7', '7', '#1001']
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     value = find_value(fields, name)
     text = read_text({name: str(value)} if isinstance(value, int) else fields, name)
@@ -95,7 +95,7 @@ def read_money(fields: dict, name: str) -> float | None:
         >>> [read_money({"price": text}, "price") for text in ("$1,299.00", "1.299,00 €", "4,50", "1,299", "")]
         [1299.0, 1299.0, 4.5, 1299.0, None]
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     value = find_value(fields, name)
     while isinstance(value, dict):
@@ -123,7 +123,7 @@ def read_count(fields: dict, name: str) -> int | None:
     Raises:
         RowError: It is no whole number.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     text = read_text(fields, name)
     if text is not None and not re.fullmatch(r"[+-]?\d{1,9}([.,]0+)?", text):
@@ -141,7 +141,7 @@ def read_date(fields: dict, name: str) -> str | None:
         >>> [read_date({"date": text}, "date") for text in ("2026-03-04 10:12:33 -0500", "3/4/2026", "04.03.2026")]
         ['2026-03-04', '2026-03-04', '2026-03-04']
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     text = read_text(fields, name)
     if text is None:
@@ -164,7 +164,7 @@ def strip_html(text: str) -> str:
         >>> strip_html("<p>Oak &amp; steel.</p><script>alert(1)</script><ul><li>40 cm</li></ul>")
         'Oak & steel. 40 cm'
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if "<" in text:
         text = re.sub(r"<\?.*?\?>", "", re.sub(r"(?i)<(?=br|/p|/li|/div|/h\d|/t[dr])", " <", text))

@@ -59,7 +59,7 @@ def build_product(unit: Unit, rejected: Rejected) -> Product:
     Raises:
         RowError: There is no name, no price, or the product is not for sale.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     fields = unit.main.fields
     for name, values in HIDDEN.items():
@@ -99,7 +99,7 @@ def find_measures(raw: dict) -> dict[str, str]:
         >>> find_measures({"Weight (kg)": "1.2", "Material (product.metafields.custom.material)": "oak", "Name": "x"})
         {'weight': '1.2 kg', 'material': 'oak'}
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     found = {}
     for column, value in raw.items():

@@ -52,7 +52,7 @@ class Reading:
 def list_formats() -> list[str]:
     """Return the formats of shop exports that are known; those of chat logs are `chat_logs`'s.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     return list(dict.fromkeys(label for label, _, _ in read_names()["layouts"]))
 
@@ -77,7 +77,7 @@ def import_path(
         FileNotFoundError: There is no such path.
         StoreFileError: Nothing in it can be imported, or the store can't be written; it is as it was.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     reading = read_exports(Path(path), form, mapping or {})
     store_path = Path(store_path)
@@ -109,7 +109,7 @@ def read_exports(path: Path, form: str = "auto", mapping: dict[str, str] | None 
         FileNotFoundError: There is no such path.
         StoreFileError: No file in it is a known export; the message names the columns found and the formats known.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if form not in ("auto", *list_formats()) and not form.startswith("chat"):
         raise StoreFileError(f"--format: found {form!r}, expected auto, {', '.join(list_formats())} or a chat format")
@@ -139,7 +139,7 @@ def read_exports(path: Path, form: str = "auto", mapping: dict[str, str] | None 
 def describe_report(report: Report, as_json: bool = False) -> list[str]:
     """Return the report as lines for people, and as the one JSON line of the command's contract after them.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     names = ("products", "variants", "orders", "customers", "reviews", "conversations")
     counts = {name: getattr(report, name) for name in names}

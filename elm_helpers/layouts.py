@@ -34,7 +34,7 @@ def find_layout(names: frozenset[str], form: str = "auto") -> tuple[str, str] | 
         >>> find_layout(frozenset({"handle", "title", "variantsku", "variantprice"}))
         ('shopify-products', 'products')
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     layouts = [layout for layout in read_names()["layouts"] if form in ("auto", layout[0])]
     for label, kind, wanted in layouts:
@@ -47,7 +47,7 @@ def find_layout(names: frozenset[str], form: str = "auto") -> tuple[str, str] | 
 def list_nodes(value) -> list[dict]:
     """Return the objects of a JSON list, or of GraphQL's {"nodes": […]} and {"edges": [{"node": …}]}.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if isinstance(value, dict):
         value = value.get("nodes", value.get("edges"))
@@ -58,7 +58,7 @@ def list_nodes(value) -> list[dict]:
 def attach_children(records: list[Record], rejected: Rejected) -> list[Unit]:
     """Put the child lines of a GraphQL bulk file ("__parentId") into their parents; other records stay alone.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     index, families = {}, {}
     for record in records:
@@ -87,7 +87,7 @@ def attach_children(records: list[Record], rejected: Rejected) -> list[Unit]:
 def find_type(record: Record) -> str:
     """Return the type in a GraphQL id ("gid://shopify/Order/7" is an Order), or "".
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     key = record.fields.get("id")
     return key.split("/")[3] if isinstance(key, str) and key.startswith("gid://") and key.count("/") > 3 else ""
@@ -98,7 +98,7 @@ def group_products(units: list[Unit], rejected: Rejected) -> list[Unit]:
 
     A row with nothing but the handle, as Shopify writes for a further image, belongs to its product and is no variant.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     groups, keys, nested = {}, {}, []
     for unit in sorted(units, key=lambda unit: _find_parent(unit.main.fields) is not None):
@@ -126,7 +126,7 @@ def group_products(units: list[Unit], rejected: Rejected) -> list[Unit]:
 def group_orders(units: list[Unit], rejected: Rejected) -> list[Unit]:
     """Return a unit for each order: its lines are rows with its number or with none, or stand in the object.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     groups, last = {}, None
     for unit in units:

@@ -187,9 +187,7 @@ def _find_digits(plain: str, read: Callable[[str, str, str], str | None]) -> Ite
     """Yield what `read` takes among the spans of 7 to 19 digits that begin and end with a group, the longest first."""
     hidden, done = _compile("date_or_price").sub(lambda match: "x" * len(match[0]), plain), 0
     for run in _compile("digits").finditer(hidden):
-        groups = [
-            (run.start() + start, run.start() + end) for start, end in (g.span() for g in re.finditer(r"\d+", run[0]))
-        ]
+        groups = [group.span() for group in re.compile(r"\d+").finditer(hidden, *run.span())]
         for at, (first, _) in enumerate(groups):
             before, digits, spans = plain[max(first - 40, 0) : first], "", []
             lead = re.search(r"(?:\+\s?)?\(?$", before)[0]

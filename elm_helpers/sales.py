@@ -81,7 +81,7 @@ def build_order(unit: Unit, rejected: Rejected) -> Order:
     Raises:
         RowError: Status, date or total can't be read, or no line is left.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     fields, lines = unit.main.fields, []
     placed = read_date(fields, "date")
@@ -121,7 +121,7 @@ def build_customer(unit: Unit, rejected: Rejected) -> Customer:
     Raises:
         RowError: There is neither an id nor an e-mail.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     fields = unit.main.fields
     customer = _read_person(fields, read_key(fields, "customerid") or read_key(fields, "id"))
@@ -136,7 +136,7 @@ def build_review(unit: Unit, rejected: Rejected) -> Review:
     Raises:
         RowError: It has no whole stars from 1 to 5, names no product, or was not published.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     fields = unit.main.fields
     status = " ".join(read_text(fields, name) or "" for name in ("status", "curated")).casefold().strip()
@@ -162,7 +162,7 @@ def build_promotion(unit: Unit, rejected: Rejected) -> Promotion:
     Raises:
         RowError: It has no code, or no worth that the store can hold.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     fields = unit.main.fields
     code, value = read_key(fields, "code"), read_money(fields, "amount") or 0.0

@@ -17,7 +17,7 @@ def build_id(name: str, sku: str | None = None) -> str:
         >>> build_id("Söder Mug, 300 ml")
         'soder-mug-300-ml'
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     return sku or fold_place(name).replace(" ", "-") or name
 
@@ -26,7 +26,7 @@ def build_id(name: str, sku: str | None = None) -> str:
 def read_category_words() -> dict[tuple[str, ...], str]:
     """Return the category of each known phrase: the catalogue's kinds and data/templates/category_words.yaml.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     listed = yaml.safe_load((TEMPLATES / "category_words.yaml").read_text(encoding="utf-8"))
     pairs = [(kind.category, word) for kind in read_catalogue().kinds for word in (kind.name, *kind.also)]
@@ -44,7 +44,7 @@ def find_category(texts: list[str]) -> str | None:
         >>> find_category(["Furniture > Chairs"]), find_category(["", "Men's Hoodies"]), find_category(["?"])
         ('Furniture', 'Apparel & Accessories', None)
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     names = {name.casefold(): name for name in CATEGORIES}
     for text in texts:
@@ -68,7 +68,7 @@ def find_kind(path: str, name: str) -> str:
         >>> find_kind("Home > Lighting > Desk Lamps", "Lumo 3"), find_kind("", "Harbour Oak Desk Lamp, 40 cm - black")
         ('desk lamps', 'desk lamp')
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     level = re.split(r"\s*>\s*", path.strip(" >"))[-1].casefold()
     words = [word for word in re.split(r"\s[-–|]\s|[,(]", name)[0].split() if not re.search(r"\d", word)]

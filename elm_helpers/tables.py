@@ -47,7 +47,7 @@ def fold_name(name: str) -> str:
         >>> fold_name("Body (HTML)"), fold_name("body_html"), fold_name("bodyHtml")
         ('bodyhtml', 'bodyhtml', 'bodyhtml')
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     return re.sub(r"[\W_]+", "", name.casefold())
 
@@ -55,7 +55,7 @@ def fold_name(name: str) -> str:
 def fold_fields(value):
     """Return a JSON value with the names in it folded, at every depth.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if isinstance(value, dict):
         return {fold_name(str(key)): fold_fields(item) for key, item in reversed(value.items())}  # the first name wins
@@ -69,7 +69,7 @@ def clean_text(text: str) -> str:
         >>> clean_text(" Blue\\x00 mug\\u200b\\ufeff ")
         'Blue mug'
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     text = text[:LONGEST_CELL].encode("utf-8", "ignore").decode()
     return re.sub("[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f\u200b\u2028\u2029\ufeff]", "", text).strip()
@@ -82,7 +82,7 @@ def decode_text(data: bytes) -> tuple[str, str]:
         >>> decode_text("café".encode("utf-16-le"))[0], decode_text("café".encode("cp1252"))
         ('café', ('café', 'cp1252'))
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if data.startswith((b"\xff\xfe", b"\xfe\xff")):
         return data.decode("utf-16", "replace"), "utf-16"
@@ -111,7 +111,7 @@ def read_table(path: Path) -> Table:
         FileNotFoundError: There is no such file.
         StoreFileError: It is empty, or no text, or an HTML page; the message says what it is.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     data = path.read_bytes()
     kind = next((kind for magic, kind in MAGIC.items() if data.startswith(magic)), None)

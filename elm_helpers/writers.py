@@ -21,7 +21,7 @@ BY_NAME = """SELECT id, NULL FROM products WHERE id = :name OR sku = :name UNION
 def empty_shop(conn: sqlite3.Connection) -> None:
     """Delete what a shop sells, has sold and has promised to whom; policies and delivery stay.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     tables = ("returns", "orders", "reviews", "products", "customers", "promotions")
     for table in tables + (("conversations",) if _has_table(conn, "conversations") else ()):
@@ -38,7 +38,7 @@ def write_product(conn: sqlite3.Connection, product: Product, batch: set[str], r
         batch: Ids of the products that this import has written so far; they are never taken for this one.
         remarks: Gets a sentence about each SKU that another product has already.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     key = _find_known(conn, product, batch)
     conn.execute("DELETE FROM variants WHERE product_id = ?", (key,))
@@ -66,7 +66,7 @@ def write_product(conn: sqlite3.Connection, product: Product, batch: set[str], r
 def write_customer(conn: sqlite3.Connection, customer: Customer) -> str | None:
     """Write a customer and return the id in the store: an e-mail where the export has none; None for a guest.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     if customer.id is None and customer.email is None:
         return None
@@ -87,7 +87,7 @@ def write_order(conn: sqlite3.Connection, order: Order, rejected: Rejected) -> s
     Raises:
         RowError: None of its lines can be kept; the others are added to `rejected`.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     lines = []
     for line in order.lines:
@@ -121,7 +121,7 @@ def write_reviews(
 
     A review that the store already holds as often as the export has it isn't written again.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     counts = Counter()
     for record, review in pairs:
@@ -142,7 +142,7 @@ def write_reviews(
 def write_promotion(conn: sqlite3.Connection, promotion: Promotion) -> None:
     """Write a promotion.
 
-    Shown in ``notebooks/01_generate_data.ipynb``.
+    Shown in ``notebooks/07_import_store_data.ipynb``.
     """
     values = (promotion.code, promotion.kind, promotion.value, None, promotion.minimum_order, None, promotion.ends, 0)
     conn.execute("INSERT OR REPLACE INTO promotions VALUES (?, ?, ?, ?, ?, ?, ?, ?)", values)
