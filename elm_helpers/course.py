@@ -1,6 +1,7 @@
 """Run the lessons without JupyterLab: in order, with progress, and the scoreboard at the end."""
 
 import json
+import re
 import time
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +40,8 @@ def run_notebooks(keep: bool = False) -> None:
     for path in LESSONS:
         book = nbformat.read(path, as_version=4)
         cells = sum(cell.cell_type == "code" for cell in book.cells)
-        print(f"{path.stem}: {cells} cells", end="", flush=True)
+        stated = re.search(r"^\| (\d+ min) ", book.cells[0].source, re.MULTILINE)[1]
+        print(f"{path.stem}: {cells} cells, about {stated}", end="", flush=True)
         begun = time.perf_counter()
         place = {"metadata": {"path": str(path.parent)}}
         client = NotebookClient(book, timeout=None, resources=place, extra_arguments=["--IPKernelApp.log_level=40"])

@@ -11,14 +11,10 @@ from urllib.parse import urlsplit
 
 from elm_helpers.fields import read_names
 from elm_helpers.paths import ROOT
+from elm_helpers.redact import build_redactor, redact_text
 from elm_helpers.tables import StoreFileError
 
 import httpx
-
-try:
-    from elm_helpers.redact import build_redactor, redact_text
-except ImportError:  # until it is merged: what reviews say isn't stored
-    build_redactor, redact_text = set, lambda redactor, text: ""
 
 RAW = ROOT / "data" / "raw"
 TRIES, LONGEST_WAIT = 6, 60.0  # of one request; seconds between two of them at most

@@ -1,4 +1,4 @@
-"""QLoRA through TRL's own trainer, with two small changes that make it fast on a CPU, and a record of every run."""
+"""QLoRA through TRL's own trainer, with three small changes that make it fast on a CPU, and a record of every run."""
 
 import csv
 import json
