@@ -132,6 +132,14 @@ def test_the_same_seed_writes_the_same_message_and_registers_differ(book):
     assert texts[7] == compose_message(book, phrase, phrase.text, {}, random.Random(7)).text
 
 
+def test_a_register_is_named_only_where_its_words_are_in_the_message(book):
+    phrase = Phrase("p", "where is my order?")
+    messages = [compose_message(book, phrase, phrase.text, {}, random.Random(seed)) for seed in range(300)]
+    for register in ("chatty", "polite", "annoyed", "indirect", "nonnative"):
+        named = [message.text for message in messages if message.register == register]
+        assert named and all(len(text.split()) > 4 for text in named if text[-3:] != "!!!"), register
+
+
 def test_brackets_inside_macros_are_expanded_too():
     assert expand("a {m} b [x|x]", {"m": ("[c|c] {max_price}",)}, random.Random(1)) == "a c {max_price} b x"
 
