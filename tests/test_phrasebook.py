@@ -113,7 +113,7 @@ def test_editing_one_wording_moves_no_other_to_the_other_side(book):
     assert after == before - {texts[0]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=st.text("abcÄé 42-/", min_size=1, max_size=20).map(str.strip).filter(bool), seed=st.integers(0, 10**6))
 def test_noise_never_touches_a_slot_and_arguments_are_what_is_written(book, value, seed):
     phrase = Phrase("p", "Would you please tell me whether {product} from {order_id} is really available?")
