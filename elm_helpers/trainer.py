@@ -84,9 +84,9 @@ class CompletionTrainer(SFTTrainer):
         """Mean cross-entropy of the trained tokens (summed over the batch, divided by their number)."""
         base = self.accelerator.unwrap_model(model).get_base_model()
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         with self.accelerator.autocast():  # the model's own wrapper is passed by, and with it its autocast
             if self.args.activation_checkpointing:
+                targets = shift_labels(labels)
                 states = base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
             else:
                 packed, targets = pack_rows(ids, mask, labels, base.dtype)
@@ -97,6 +97,14 @@ class CompletionTrainer(SFTTrainer):
         loss = total / (trained.sum() if num_items_in_batch is None else num_items_in_batch)
         self.trained_tokens += int(mask.sum()) if torch.is_grad_enabled() else 0
         return (loss, {"loss": loss}) if return_outputs else loss
+
+
+def shift_labels(labels: torch.Tensor) -> torch.Tensor:
+    """Return for each position the label of the next one, -100 for the last: (rows, length) both.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
 
 
 def pack_rows(
@@ -122,8 +130,7 @@ def pack_rows(
     row, column = rest.nonzero(as_tuple=True)
     first = torch.arange(shared, device=ids.device)
     row, position = torch.cat([torch.full_like(first, -1), row]), torch.cat([first, column + shared])
-    after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-    targets = torch.cat([torch.full_like(first, -100), after[:, shared:][rest]])
+    targets = torch.cat([torch.full_like(first, -100), shift_labels(labels)[:, shared:][rest]])
     seen = ((row[:, None] == row) | (row == -1)) & (position[:, None] >= position)
     hidden = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
     packed = {"input_ids": torch.cat([ids[0, :shared], ids[:, shared:][rest]])[None], "position_ids": position[None]}
