@@ -18,7 +18,9 @@ MASS = re.compile(
 )
 MEASURE = re.compile(
     r"(weight|height|width|length|depth|size|diameter|capacity|volume|speed|range|load|time|life|rate|count|area|scale|"
-    r"thickness|resolution|power|level|temperature|clearance|content|warranty|brightness|reach|angle|pressure|output)$"
+    r"thickness|resolution|power|level|temperature|clearance|content|warranty|brightness|reach|angle|pressure|output|"
+    r"voltage|torque|column|cable|flow|bin|tank|tip|drop|hose|chuck|rim|bubble|spacing|thread|magnification|aperture|objective|"
+    r"skein|coverage|dose|warmth|hardness|reservoir|headroom|footprint|resistance|limit|distance|suction|current|spine|pile)$"
 )
 ERRORS = {  # what the tools' messages hold: the wordings under error.* in answers.yaml; the first that fits counts
     r"not signed in": "sign_in",
@@ -98,12 +100,15 @@ def _say_stock(units: dict[str, int | None]) -> str:
 def _describe_stock(result: dict) -> tuple[str, dict]:
     rows, product = result["stock"], result["product"]
     units = [count for row in rows for count in row["units"].values()]
+    places = {place for row in rows for place in row["units"]}
     case = "available" if any(units) else "unknown" if None in units else "back" if result["restock_date"] else "gone"
     if len(rows) == 1:
         product += "" if rows[0]["variant"] in ("standard", None) else f" in {rows[0]['variant']}"
         stock = _say_stock(rows[0]["units"])
     else:
         stock = "; ".join(f"{row['variant']}: {_say_stock(row['units'])}" for row in rows[:4])
+    if case != "available" and len(places) == 1:  # what one shop lacks, another may have
+        product += f" {'' if 'online' in places else 'at '}{places.pop()}"
     return case, {"product": product, "stock": stock, "date": result["restock_date"]}
 
 

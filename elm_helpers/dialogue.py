@@ -55,7 +55,7 @@ class Dialogue:
         text = expand(phrase.text, requests.macros, self.rng)
         slots = draw_slots(self.world, text, self.rng, item, order, requests.values)
         slots |= {name: Slot(value, value) for name, value in (instead or {}).items() if name in slots}
-        return self._compose(phrase, text, slots).arguments
+        return self._compose(phrase, _fit_article(text, slots), slots).arguments
 
     def talk(self, kind: str = "", intent: str = "") -> None:
         """Add a request that gets no call, and its reply; a named intent is asked without saying more."""
@@ -69,10 +69,11 @@ class Dialogue:
         if "product" in slots and self.rng.random() < FOREIGN:
             name = invent_name(item, self.rng)
             slots["product"] = Slot(name, name)
-        said = self._compose(phrase, text, slots).arguments
+        said = self._compose(phrase, _fit_article(text, slots), slots).arguments
         reply = pick([reply for reply in chosen.replies if set(SLOT.findall(reply.text)) <= set(said)], self.rng)
         slots = {name: Slot(str(value)) for name, value in said.items()}
-        self._add("assistant", fill(expand(reply.text, {}, self.rng), slots, reply.id)[0], reply)
+        text = _fit_article(expand(reply.text, {}, self.rng), slots)
+        self._add("assistant", fill(text, slots, reply.id)[0], reply)
 
     def follow(self, kind: str, slots: dict[str, str] | None = None) -> dict:
         """Let the customer go on with a wording of answers.follow and return what its slots hold."""
@@ -89,7 +90,8 @@ class Dialogue:
         phrase = pick(self.world.book.wordings.get(f"answers.follow.{kind}"), self.rng)
         wish, arguments = fill(phrase.text, {name: Slot(value, value) for name, value in slots.items()}, phrase.id)
         text = self.turns.pop()[1]
-        text += f" {wish}" if text[-1] in ".!?" else f" and {wish[:1].lower()}{wish[1:]}".replace("and and", "and")
+        joined = re.sub("^(and|great,) ", "", wish[:1].lower() + wish[1:])
+        text += f" {wish}" if text[-1] in ".!?" else f" and {joined}"
         self._add("user", text, phrase)
         return arguments
 
@@ -158,6 +160,12 @@ class Dialogue:
             "register": self.register,
         }
         return {"turns": self.turns, "meta": meta}
+
+
+def _fit_article(text: str, slots: dict[str, Slot]) -> str:
+    """Return the wording for a product such as "Xanda's mixer", which takes no article."""
+    own = re.match(r"\w+'s ", slots["product"].text) if "product" in slots else None
+    return re.sub(r"\b(the|an?|my|your) (?=\{product\})", "", text, flags=re.I) if own else text
 
 
 def copy_shop(conn: sqlite3.Connection) -> sqlite3.Connection:

@@ -80,7 +80,7 @@ def fill(text: str, slots: dict[str, Slot], where: str = "") -> tuple[str, dict]
         if name.endswith("_price") and (carrier.endswith("$") or re.match(r" ?(dollar|buck|usd|\$)", text[end:], re.I)):
             shown = f"{value:.2f}".removesuffix(".00")
         if re.search(r"\ban? $", carrier, re.I):
-            carrier = re.sub(r"n? $", "n " if shown[:1].lower() in "aeio" else " ", carrier)
+            carrier = re.sub(r"n? $", "n " if re.match(r"[aeio8]|1[18]\b", shown, re.I) else " ", carrier)
         out += carrier + shown
         arguments[name] = value
     return out + text[end:], arguments

@@ -35,17 +35,22 @@ def verify_description(sheet: dict[str, str], text: str) -> None:
 
 def _say_facts(words: dict, specs: dict[str, str], rng: random.Random) -> tuple[list[str], list[str]]:
     """Return the facts in two groups: "made of oak", "vegan", and "3 seats", "a height of 40 cm"."""
+
+    def say(group: str, key: str, value: str) -> str:
+        options = (
+            words.get(f"descriptions.{group}.{key}", ()) if value not in PLAIN and not re.search("[,;]", value) else ()
+        )
+        return fill(rng.choice(options).text, {"value": Slot(value)})[0] if options else ""
+
     made, nouns, traits = [], [], []
     for key, value in specs.items():
         trait = value in ("yes", "no") and ADJECTIVE.search(key)
-        group = "made" if f"descriptions.made.{key}" in words and rng.random() < 0.7 else "nouns"
-        options = (
-            words.get(f"descriptions.{group}.{key}") if value not in PLAIN and not re.search("[,;]", value) else None
-        )
-        said = fill(rng.choice(options).text, {"value": Slot(value)})[0] if options else say_spec(key, value)
-        (traits if trait else made if options and group == "made" else nouns).append(said)
+        like_adjective = say("made", key, value) if rng.random() < 0.7 else ""
+        said = like_adjective or say("nouns", key, value) or say_spec(key, value)
+        (traits if trait else made if like_adjective else nouns).append(said)
     if len(nouns) < min(2, len(specs)):  # too little to list: say as nouns what can be said so
-        made, nouns = [], [said for key, value in specs.items() if (said := say_spec(key, value)) not in traits]
+        named = [say("nouns", key, value) or say_spec(key, value) for key, value in specs.items()]
+        made, nouns = [], [said for said in named if said not in traits]
     if not nouns:
         raise Rejected("description with nothing but adjectives")
     return made + sorted(traits, key=lambda said: said.startswith("not ")), nouns

@@ -4,7 +4,7 @@ import json
 import random
 import re
 import sqlite3
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from elm_helpers.answers import Rejected
 from elm_helpers.messages import Slot
@@ -35,9 +35,12 @@ MANY = re.compile(
 )
 ONE = re.compile(r"\b(an?|the|my|his|her|our|their|one|old|this|that|no|each|every)\W*$", re.I)
 ARTICLE = re.compile(
-    r"\b(need|want|for|find|get|buy|got|have|sell|carry|stock|see|recommend|me|after|is|suggest)\s*$", re.I
+    r"\b(need|wants?|for|find|get|getting|buy|bought|got|have|sell|carry|stock|see|recommend|me|after|is|suggest|suggested|"
+    r"on|to|use|thought of|mum)\s*$",
+    re.I,
 )
-SAID = re.compile(r"(order|number|no\.?|#|reference|ref|id|purchase|nr\.?|num)\W*$", re.I)
+SAID = re.compile(r"(order|number|no\.?|#|reference|ref|id|purchase|nr\.?|num)( is)?\W*$", re.I)
+HANGING = re.compile(r"( (an?|and|by|for|from|in|no|of|on|or|per|the|to|w|with|x|&|-|\d))+$", re.I)  # a name cut short
 
 
 @dataclass(frozen=True)
@@ -165,12 +168,12 @@ def name_item(item: Item, before: str, rng: random.Random) -> Slot:
     forms = {
         item.name: 0.5,
         item.name.lower(): 0.08,
-        " ".join(short if len(short) > 1 else words): 0.16,
+        HANGING.sub("", " ".join(short if len(short) > 1 else words)): 0.16,
         f"{item.brand} {rng.choice(item.words)}": 0.08,
         " ".join(words[1:] or words): 0.05,
         f"{rng.choice(item.variants or ('new',))} {item.kind}": 0.06 if item.variants else 0,
         rng.choice(item.words): 0.02,
-        " ".join(words[:3]): 0.04,
+        HANGING.sub("", " ".join(words[:3])): 0.04,
         item.name.upper(): 0.005,
         item.sku or item.name: 0.015,
     }
@@ -224,7 +227,7 @@ def invent_query(world: World, rng: random.Random) -> str:
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
     words = re.sub(r"[^\w' -]", " ", pick(world.titles, rng)[0]).split()
-    text = " ".join(words[: rng.randint(2, 5)])
+    text = HANGING.sub("", " ".join(words[: rng.randint(2, 5)]))
     text = text.lower() if rng.random() < 0.8 else text
     return f"{text} {rng.choice(TAILS)}" if rng.random() < 0.2 else text
 
@@ -277,7 +280,8 @@ def draw_slots(world: World, text: str, rng: random.Random, item: Item, order: O
         name, before = match[1], text[: match.start()]
         listed = values.get(name) or world.values.get(name, {})
         if name in ("product", "query"):
-            slots[name] = (name_item if name == "product" else say_query)(item, before, rng)
+            shown = replace(item, variants=()) if "variant" in names else item  # no "medium medium planter"
+            slots[name] = (name_item if name == "product" else say_query)(shown, before, rng)
         elif name == "order_id":
             slots[name] = _say_order(order, before, rng)
         elif name == "limit":

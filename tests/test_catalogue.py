@@ -175,3 +175,20 @@ def test_every_kind_has_three_reviews(catalogue):
 def test_a_title_has_one_category(catalogue):
     titles = Counter(title.casefold() for listed in catalogue.titles.values() for title in listed)
     assert [title for title, count in titles.items() if count > 1] == []
+
+
+@pytest.mark.parametrize(
+    ("pattern", "category"),
+    [
+        (r"camera .*bag\b|photo backpack", "Cameras & Optics"),
+        (r"(dog|cat) .*\btoy", "Animals & Pet Supplies"),
+        (r"cook ?book", "Media"),
+        (r"\btoy tool|play kitchen", "Toys & Games"),
+    ],
+)
+def test_a_hard_title_belongs_to_the_thing_and_not_to_a_word_in_it(catalogue, pattern, category):
+    named = [(title, name) for name, titles in catalogue.titles.items() for title in titles]
+    named += [(item.name, item.category) for item in catalogue.products]
+    found = [(title, name) for title, name in named if re.search(pattern, title, re.IGNORECASE)]
+    assert len(found) >= 2
+    assert [(title, name) for title, name in found if name != category] == []

@@ -8,7 +8,9 @@ from collections import Counter, defaultdict
 from elm_helpers import generate
 from elm_helpers.answers import NUMBER, Rejected, describe_result, say_spec, verify_answer
 from elm_helpers.catalogue import CATEGORIES, read_catalogue
+from elm_helpers.dialogue import _fit_article
 from elm_helpers.generate import MIX, count_tasks, generate_rows, write_dataset
+from elm_helpers.messages import Slot
 from elm_helpers.phrasebook import read_phrasebook
 from elm_helpers.prompts import GUEST, SIGNED_IN
 from elm_helpers.rows import verify_description
@@ -197,6 +199,29 @@ def test_calls_also_name_things_that_no_shop_here_sells(dataset, worlds):
     known = " ".join(worlds["train"].items).lower()
     foreign = [name for name in named if name.lower() not in known]
     assert len(set(foreign)) > 60
+
+
+def test_no_product_or_query_ends_where_a_name_was_cut(dataset):
+    calls = [call for split in ("train", "eval") for row in dataset[split] for call in list_calls(row)]
+    said = [call.arguments.get(name, "") for call in calls for name in ("product", "query")]
+    assert len([text for text in said if text]) > 500
+    assert not [text for text in said if re.search(r" (an?|and|by|for|from|in|no|of|on|or|the|to|with|w)$", text, re.I)]
+
+
+def test_a_brand_s_own_thing_takes_no_article():
+    own, other = ({"product": Slot(name)} for name in ("Xanda's mixer", "Xanda mixer"))
+    assert _fit_article("is the {product} good, or my {product}", own) == "is {product} good, or {product}"
+    assert _fit_article("is the {product} good", other) == "is the {product} good"
+
+
+@pytest.mark.parametrize(
+    ("units", "named"),
+    [({"Northgate": 0}, "Mug at Northgate"), ({"online": None}, "Mug online"), ({"Northgate": 0, "online": 0}, "Mug")],
+)
+def test_what_one_place_lacks_is_not_said_of_the_whole_shop(units, named):
+    result = {"product": "Mug", "stock": [{"variant": "standard", "units": units}], "restock_date": None}
+    case, slots = describe_result("get_inventory", {}, result, random.Random(0))
+    assert case in ("get_inventory.gone", "get_inventory.unknown") and slots["product"] == named
 
 
 def test_tasks_are_interleaved(rows):

@@ -151,6 +151,7 @@ def test_brackets_inside_macros_are_expanded_too():
         ("${max_price} tops", {"max_price": Slot("$50", 50)}, ("$50 tops", {"max_price": 50})),
         ("{max_price} dollars", {"max_price": Slot("50 bucks", 50)}, ("50 dollars", {"max_price": 50})),
         ("an {query}", {"query": Slot("desk", "desk")}, ("a desk", {"query": "desk"})),
+        ("a {query}", {"query": Slot("8-core laptop", "laptop")}, ("an 8-core laptop", {"query": "laptop"})),
     ],
 )
 def test_what_stands_around_a_slot_fits_its_value(text, slots, expected):
