@@ -6,7 +6,7 @@ import re
 from dataclasses import replace
 
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result
-from elm_helpers.dialogue import FOREIGN, ORDINALS, Dialogue
+from elm_helpers.dialogue import FOREIGN, Dialogue, mark_one
 from elm_helpers.tools import TOOLS
 from elm_helpers.world import Item, World, draw_slots, invent_name, invent_query, pick
 
@@ -59,7 +59,7 @@ def _pick_from_list(world: World, index: int, rng: random.Random) -> Dialogue:
         raise Rejected("list too short to pick from")
     at, kind = rng.randrange(len(listed)), rng.choice(("pick_info", *PICKS))
     product = listed[at]["name"]
-    dialogue.follow(kind, {"ordinal": ORDINALS[at], "number": str(at + 1), "name": product})
+    dialogue.follow(kind, {"ordinal": mark_one(listed, at, rng), "number": str(at + 1), "name": product})
     dialogue.settle(PICKS[kind], {"product": product})
     if rng.random() < 0.4:
         _ask_about_it(dialogue, product, PICKS[kind])

@@ -129,7 +129,8 @@ class Dialogue:
             self.answer(describe_result(name, arguments, result, self.rng))
             at = self.rng.randrange(len(result["candidates"][:MOST_LISTED]))
             chosen = result["candidates"][at]["name"]
-            self.follow("choose", {"ordinal": ORDINALS[at], "number": str(at + 1), "name": chosen})
+            marked = mark_one(result["candidates"][:MOST_LISTED], at, self.rng)
+            self.follow("choose", {"ordinal": marked, "number": str(at + 1), "name": chosen})
             arguments = arguments | {"product": chosen}
             result = self.call(name, arguments)
         result = _keep_fitting(self.world, result, item)
@@ -160,6 +161,19 @@ class Dialogue:
             "register": self.register,
         }
         return {"turns": self.turns, "meta": meta}
+
+
+def mark_one(listed: list[dict], at: int, rng: random.Random) -> str:
+    """Return what tells one of the listed products from the others: "second", "cheapest", or a word of its name alone.
+
+    Shown in ``notebooks/01_generate_data.ipynb``.
+    """
+    words = [set(re.findall(r"[a-z][a-z-]{3,}", thing["name"].casefold())) for thing in listed]
+    prices = [thing.get("price", 0) for thing in listed]
+    marks = sorted(words[at] - set().union({"with", "from"}, *words[:at], *words[at + 1 :]))
+    if prices.count(prices[at]) == 1:
+        marks += ["cheapest"] * (prices[at] == min(prices)) + ["most expensive"] * (prices[at] == max(prices))
+    return rng.choice(marks) if marks and rng.random() < 0.4 else ORDINALS[at]
 
 
 def _fit_article(text: str, slots: dict[str, Slot]) -> str:

@@ -8,7 +8,7 @@ from collections import Counter, defaultdict
 from elm_helpers import generate
 from elm_helpers.answers import NUMBER, Rejected, describe_result, say_spec, verify_answer
 from elm_helpers.catalogue import CATEGORIES, read_catalogue
-from elm_helpers.dialogue import _fit_article
+from elm_helpers.dialogue import ORDINALS, _fit_article, mark_one
 from elm_helpers.generate import MIX, count_tasks, generate_rows, write_dataset
 from elm_helpers.messages import Slot
 from elm_helpers.phrasebook import read_phrasebook
@@ -206,6 +206,14 @@ def test_no_product_or_query_ends_where_a_name_was_cut(dataset):
     said = [call.arguments.get(name, "") for call in calls for name in ("product", "query")]
     assert len([text for text in said if text]) > 500
     assert not [text for text in said if re.search(r" (an?|and|by|for|from|in|no|of|on|or|the|to|with|w)$", text, re.I)]
+
+
+def test_one_of_a_list_is_told_by_its_place_its_price_or_a_word_that_only_its_name_holds():
+    listed = [{"name": name, "price": n} for name, n in (("Red Cup", 5.0), ("Blue Cup", 9.0), ("Mini Cup", 7.0))]
+    said = {mark_one(listed, 1, random.Random(seed)) for seed in range(40)}
+    assert said == {ORDINALS[1], "blue", "most expensive"}
+    assert "cheapest" not in {mark_one(listed, 2, random.Random(seed)) for seed in range(40)}
+    assert mark_one([{"name": "Cup", "price": 5}] * 2, 1, random.Random(0)) == ORDINALS[1]
 
 
 def test_a_brand_s_own_thing_takes_no_article():
