@@ -102,16 +102,22 @@ def run_train(args: argparse.Namespace) -> None:
     """
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.devices import agree, leave_devices
     from elm_helpers.hub import write_model_card
 
+    import datasets
     import torch
 
+    datasets.disable_progress_bars()
     profile, overrides = PROFILES[args.profile], parse_overrides(args.override)
     out = Path(args.out or OUTPUTS / profile.output)
     rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
-    dtype = training.choose_compute_dtype()
-    folder = read_base_model(args.base_model or profile.base_model)
+    dtype = agree(training.choose_compute_dtype())
+    overrides = {"ddp_find_unused_parameters": False} | overrides  # every weight of an adapter is used in every step
     arguments = training.build_arguments(profile, OUTPUTS / "runs" / out.name, dtype, overrides)
+    first = arguments.process_index == 0
+    with arguments.main_process_first(desc="the base model is read"):
+        folder = read_base_model(args.base_model or profile.base_model, verbose=first)
     torch.manual_seed(arguments.seed)
     model, tokenizer = training.load_for_training(folder, training.build_quantization(dtype), dtype, profile.attention)
     summary = training.train_adapter(
@@ -126,9 +132,11 @@ def run_train(args: argparse.Namespace) -> None:
         batch_tokens=profile.batch_tokens,
         resume=args.resume,
     )
-    write_model_card(out)
-    print(json.dumps({key: value for key, value in summary.items() if key not in ("versions", "config")}))
-    print(f"adapter in {out}")
+    if first:
+        write_model_card(out)
+        print(json.dumps({key: value for key, value in summary.items() if key not in ("versions", "config")}))
+        print(f"adapter in {out}")
+    leave_devices()
 
 
 def parse_overrides(words: list[str]) -> dict:

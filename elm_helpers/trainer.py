@@ -10,6 +10,7 @@ from datasets import Dataset
 from torch.utils.data import DataLoader
 from transformers import DynamicCache
 from trl import SFTTrainer
+from trl.models.utils import _ForwardRedirection
 
 PROMPT_TOKENS = 24  # rows that begin alike for so long have the same system prompt
 
@@ -74,10 +75,25 @@ class CompletionTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the trained tokens (summed over the batch, divided by their number)."""
-        base = self.accelerator.unwrap_model(model).get_base_model()
+        total, count = self.sum_losses(model, inputs)
+        # With several devices, `num_items_in_batch` counts the tokens of all of them, and gradients are averaged.
+        loss = total / count if num_items_in_batch is None else total / num_items_in_batch * self.args.world_size
+        self.trained_tokens += int(inputs["attention_mask"].sum())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def sum_losses(self, model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's cross-entropy, summed, and its number of trained tokens.
+
+        With several devices `model` is wrapped, and only a call of the wrapper shares gradients or gathers weights. So
+        it is called, with `_sum_losses` in the place of the model's own forward.
+        """
+        plain = self.accelerator.unwrap_model(model)
+        return _ForwardRedirection()(model, plain, self._sum_losses, plain.get_base_model(), inputs)
+
+    def _sum_losses(self, base, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
         shared = 0 if self.args.activation_checkpointing else count_shared(ids, labels)
-        with self.accelerator.autocast():  # the model's own wrapper is passed by, and with it its autocast
+        with self.accelerator.autocast():  # the model's own forward is passed by, and with it its autocast
             cache = None
             if shared:
                 cache = DynamicCache(config=base.config)
@@ -89,10 +105,7 @@ class CompletionTrainer(SFTTrainer):
             targets = labels[:, shared + 1 :]
             trained = targets != -100
             logits = base.lm_head(states.last_hidden_state[:, :-1][trained]).float()
-        total = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
-        loss = total / (trained.sum() if num_items_in_batch is None else num_items_in_batch)
-        self.trained_tokens += int(mask.sum()) if torch.is_grad_enabled() else 0
-        return (loss, {"loss": loss}) if return_outputs else loss
+        return torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum"), trained.sum()
 
 
 def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -127,17 +140,21 @@ def build_dataset(encoded: list[Encoded]) -> Dataset:
 
 
 def compute_eval_loss(trainer: CompletionTrainer, encoded: list[Encoded]) -> float:
-    """Return the mean loss per trained token of held-out rows.
+    """Return the mean loss per trained token of held-out rows; every device takes its share of the batches.
 
     The model stays in training mode, which changes nothing (there is no dropout): on CPUs with bf16 units,
     `model.eval()` would repack the 4-bit weights in place and no later step could train.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    rows = build_dataset(encoded)
-    total = 0.0
+    rows, devices = build_dataset(encoded), trainer.accelerator
+    batches = list(TokenBudgetSampler([len(e.ids) for e in encoded], trainer.batch_tokens, seed=0))
+    total = torch.zeros((), device=devices.device)
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        for batch in TokenBudgetSampler([len(e.ids) for e in encoded], trainer.batch_tokens, seed=0):
+        for start in range(0, len(batches), devices.num_processes):
+            mine = start + devices.process_index
+            batch = batches[mine % len(batches)]
             inputs = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in batch]))
-            total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=1))
-    return total / sum(sum(e.mask) for e in encoded)
+            loss, _ = trainer.sum_losses(trainer.model_wrapped, inputs)
+            total += loss * (mine < len(batches))  # one too many only keeps step: sharded weights need every device
+    return float(devices.reduce(total)) / sum(sum(e.mask) for e in encoded)

@@ -10,6 +10,7 @@ from functools import cache
 from pathlib import Path
 
 from elm_helpers.chat import run_preflight
+from elm_helpers.devices import gather_adapter, is_sharded, sum_devices
 from elm_helpers.profiles import Profile
 from elm_helpers.runtime import MemoryWatch, quiet_libraries, read_versions
 from elm_helpers.trainer import CompletionTrainer, build_dataset, compute_eval_loss
@@ -74,6 +75,7 @@ def build_quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if is_sharded() else torch.uint8,  # FSDP and ZeRO-3 cut only floats
     )
 
 
@@ -237,7 +239,7 @@ def summarise_run(trainer, lora, arguments, rows, seconds, watch, eval_loss) -> 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seen = trainer.trained_tokens
+    seen = int(sum_devices(trainer, trainer.trained_tokens))
     config = {key: value for key, value in arguments.to_dict().items() if key in KEPT_ARGUMENTS}
     return {
         "rows": rows,
@@ -261,13 +263,15 @@ def write_adapter(trainer, tokenizer, summary: dict, watch: MemoryWatch, out: Pa
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
+    weights = gather_adapter(trainer)  # every device has to take part in this, only the first one writes
+    if not trainer.is_world_process_zero():
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
         adapter = trainer.accelerator.unwrap_model(trainer.model)
-        adapter.to(torch.bfloat16)
         adapter.peft_config["default"].base_model_name_or_path = hub_id
-        adapter.save_pretrained(beside)
+        adapter.save_pretrained(beside, state_dict=weights)
         tokenizer.save_pretrained(beside)
         GenerationConfig(
             do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id

@@ -17,11 +17,11 @@ ORDER = [
     "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
-    *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
+    *("base_model", "chat", "devices", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
     *("serve", "hub", "faults", "plots", "widgets", "frameworks", "course", "commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
-TORCH = {"base_model", "chat", "trainer", "training", "engines"}
+TORCH = {"base_model", "chat", "devices", "trainer", "training", "engines"}
 LIGHT = ("paths", "profiles", "store", "tools", "tool_calls", "grammar", "prompts", "phrasebook", "rows", "generate")
 modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 Functions = ast.FunctionDef | ast.AsyncFunctionDef
