@@ -80,6 +80,13 @@ def test_the_commands_in_the_comments_are_commands(path, monkeypatch):
         parse_overrides(rest)
 
 
+def test_the_lesson_shows_the_same_commands():
+    lesson = (ROOT / "notebooks" / "03_train_qlora.ipynb").read_text(encoding="utf-8")
+    shown = [shlex.split(line) for line in re.findall(r'"(accelerate launch .*?)\\n"', lesson)]
+    assert shown == [read_commands(ROOT / words[3])[0] for words in shown]
+    assert sorted(Path(words[3]).name for words in shown) == [path.name for path in CONFIGS]
+
+
 def test_two_machines_differ_in_their_rank_alone(monkeypatch):
     monkeypatch.chdir(ROOT)
     path = ROOT / "data" / "accelerate" / "ddp.yaml"
