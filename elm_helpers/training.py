@@ -250,7 +250,7 @@ def summarise_run(trainer, lora, arguments, rows, seconds, watch, eval_loss) -> 
         "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else watch.peak,
         "final_loss": round(sum(losses[-10:]) / max(len(losses[-10:]), 1), 4),
         "eval_loss": round(eval_loss, 4),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "trainable_parameters": sum(w.numel() for w in gather_adapter(trainer).values()),  # a shard hides it
         "versions": read_versions(),
         "config": config
         | {"lora_rank": lora.r, "lora_alpha": lora.lora_alpha, "lora_targets": "all-linear"}
