@@ -6,13 +6,12 @@ import re
 from dataclasses import replace
 
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result
-from elm_helpers.dialogue import ORDINALS, Dialogue
+from elm_helpers.dialogue import FOREIGN, ORDINALS, Dialogue
 from elm_helpers.tools import TOOLS
 from elm_helpers.world import Item, World, draw_slots, invent_name, invent_query, pick
 
 MOST_CHARACTERS = 1700  # at most about 700 tokens; `profiles` keeps 768 of a row
 OWN = ("get_customer_orders", "initiate_return")  # tools that need a signed-in customer
-FOREIGN = 0.4  # share of the calls that are about things of other shops
 PICKS = {"pick_info": "get_product_info", "pick_stock": "get_inventory", "pick_similar": "get_similar_products"}
 ABOUT_IT = {"it_info": "get_product_info", "it_stock": "get_inventory", "it_similar": "get_similar_products"}
 ABOUT_IT |= {"it_shipping": "calculate_shipping"}

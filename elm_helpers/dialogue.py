@@ -9,8 +9,9 @@ from elm_helpers.messages import Message, Slot, compose_message, expand, fill
 from elm_helpers.phrasebook import SLOT, Phrase
 from elm_helpers.tool_calls import ToolCall, format_tool_call
 from elm_helpers.tools import Session, format_result, run_tool
-from elm_helpers.world import Item, Order, World, draw_slots, pick
+from elm_helpers.world import Item, Order, World, draw_slots, invent_name, pick
 
+FOREIGN = 0.4  # share of the requests that are about things of other shops, calls and questions alike
 ORDINALS = ("first", "second", "third")
 # Requests that already say more than the call after a follow-up would hold.
 SAYS_MORE = re.compile(
@@ -64,7 +65,11 @@ class Dialogue:
         phrase = pick([ask for ask in chosen.asks if not intent or not SAYS_MORE.search(ask.text)], self.rng)
         text, world = expand(phrase.text, {}, self.rng), self.world
         item, order = pick(list(world.items.values()), self.rng), pick(world.orders, self.rng)
-        said = self._compose(phrase, text, draw_slots(world, text, self.rng, item, order, {})).arguments
+        slots = draw_slots(world, text, self.rng, item, order, {})
+        if "product" in slots and self.rng.random() < FOREIGN:
+            name = invent_name(item, self.rng)
+            slots["product"] = Slot(name, name)
+        said = self._compose(phrase, text, slots).arguments
         reply = pick([reply for reply in chosen.replies if set(SLOT.findall(reply.text)) <= set(said)], self.rng)
         slots = {name: Slot(str(value)) for name, value in said.items()}
         self._add("assistant", fill(expand(reply.text, {}, self.rng), slots, reply.id)[0], reply)

@@ -23,6 +23,7 @@ CEILING = re.compile(
 )
 FLOOR = re.compile(rf"(?:over|above|more than|at least|from|starting at|minimum(?: of)?|>=?)\s*{AMOUNT}", re.I)
 RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
+ARTICLES = {"The", "A", "An", "My", "Our", "Your"}
 UNIT = re.compile(
     r"\s*(?:inch|in\b|cm|mm|m\b|kg|g\b|lbs?|oz|ml|l\b|gb|tb|hz|hours?|days?|weeks?|months?|years?|stars?|%|x\b)", re.I
 )
@@ -147,9 +148,31 @@ def find_ungrounded(
         if name.casefold() in lowered and not fits_limits(price, limits):
             reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
     reasons += [f"{name} is named over and over" for name in offered if lowered.count(name.casefold()) > 2]
+    reasons += [f"{name} is no product's whole name" for name in find_misnamed(answer, product_names, evidence)]
     for line in listed.splitlines():
         reasons += find_wrong_prices(line, offered, limits)
     return reasons
+
+
+def find_misnamed(answer: str, product_names: Iterable[str], evidence: str) -> list[str]:
+    """Return what is written like a product of one of the shop's brands, but was neither returned nor said by anybody.
+
+    Args:
+        answer: What the model wants to say.
+        product_names: Every product name of the shop; its first word is taken as its brand.
+        evidence: All results and messages, in lower case.
+
+    Example:
+        >>> find_misnamed("The Oldo Maxi Mug fits.", ["Oldo Mini Mug"], "oldo mini mug")
+        ['Oldo Maxi Mug']
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    brands = {name.split()[0] for name in product_names if name[:1].isupper()} - ARTICLES
+    if not brands:
+        return []
+    named = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(brands)))})(?: [A-Z0-9][\w'’./-]*\w)+")
+    return [found[0] for found in named.finditer(answer) if found[0].casefold() not in evidence]
 
 
 def find_wrong_prices(line: str, offered: dict[str, float], limits: tuple[float | None, float | None]) -> list[str]:

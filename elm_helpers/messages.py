@@ -9,6 +9,7 @@ from elm_helpers.phrasebook import BRACKETS, SLOT, Phrase, Phrasebook, Phraseboo
 # How often a register writes capitals and full stops; the rest is lower case with little punctuation.
 NEAT = {"plain": 0.6, "terse": 0.25, "chatty": 0.5, "polite": 0.9, "annoyed": 0.5, "indirect": 0.8, "nonnative": 0.5}
 REGISTERS = (*NEAT, "dictation")
+HOW_WRITTEN = ("plain", "terse", "dictation")  # the others show in an opener, a context or a closer, or not at all
 SHORT = {"please": "pls", "you": "u", "your": "ur", "thanks": "thx", "are": "r", "because": "bc", "really": "rly"}
 QUESTION = re.compile(
     r"(^|[.!,] )(how|wh(at|en|ere|ich|o|y)|is|are|do|does|did|can|could|would|will|have|has|may|should|any)\b[^.!?]*$",
@@ -142,8 +143,9 @@ def compose_message(book: Phrasebook, phrase: Phrase, text: str, slots: dict, rn
         options = book.wordings.get(f"common.{kind}.{register}")
         return rng.choice(options).text if options and rng.random() < chance else ""
 
-    opener = pick("openers", 0 if GREETS.match(text) else 0.35)
-    whole = _join([opener, pick("contexts", 0.2), text, pick("closers", 0 if THANKS.search(text) else 0.2)])
+    before = [pick("openers", 0 if GREETS.match(text) else 0.35), pick("contexts", 0.2)]
+    after = pick("closers", 0 if THANKS.search(text) else 0.2)
+    whole = _join([*before, text, after])
     if rng.random() < NEAT.get(register, 0):
         whole = whole[:1].upper() + whole[1:]
         whole = whole if rng.random() < 0.3 else _end(whole)
@@ -154,4 +156,5 @@ def compose_message(book: Phrasebook, phrase: Phrase, text: str, slots: dict, rn
             slots = slots | {name: Slot(slot.text.lower(), slot.value.lower()) for name, slot in free.items()}
         whole = _distort(whole, register, rng)
     filled, arguments = fill(whole, slots, phrase.id)
-    return Message(filled, phrase.arguments | arguments, register)
+    told = register in HOW_WRITTEN or any(before) or after
+    return Message(filled, phrase.arguments | arguments, register if told else "plain")

@@ -15,7 +15,7 @@ class Profile:
         lora_alpha: Scale of the adapter; the update is multiplied by alpha / r.
         learning_rate: Peak of the schedule.
         epochs: Passes over the rows.
-        batch_tokens: Tokens in a batch, padding included; bounds the memory of a step.
+        batch_tokens: Tokens in a batch; bounds the memory of a step. A longer row is a batch of its own.
         max_length: Tokens kept of a row; preflight refuses longer answers.
         activation_checkpointing: Recompute activations in the backward pass to save memory.
         optimizer: Name of the optimizer in `TrainingArguments`.
@@ -45,7 +45,7 @@ PROFILES = {
         lora_alpha=32,
         learning_rate=1e-3,
         epochs=1,
-        batch_tokens=768,
+        batch_tokens=320,
         max_length=768,
         activation_checkpointing=False,
         optimizer="adamw_torch",

@@ -1,6 +1,7 @@
-"""TRL's trainer with three small changes: token-budget batches, a prompt read once, a loss where it is borne."""
+"""TRL's trainer with three small changes: packed batches, a prompt read once in each, a loss where it is borne."""
 
 import random
+from collections import Counter
 from collections.abc import Iterator
 
 from elm_helpers.chat import Encoded
@@ -8,33 +9,39 @@ from elm_helpers.chat import Encoded
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import DynamicCache
 from trl import SFTTrainer
 from trl.models.utils import _ForwardRedirection
 
+LONG = 330  # tokens; a longer row is a whole conversation, which takes the time of several short ones
 PROMPT_TOKENS = 24  # rows that begin alike for so long have the same system prompt
 
 
 class TokenBudgetSampler:
-    """Batches of rows of like length, as many as fit a number of tokens: no time goes into padding.
+    """Batches of as many rows as fit a number of tokens, in an order that changes every epoch.
 
-    Rows are shuffled, then sorted by length inside pools, so a batch holds like lengths but mixed tasks; the order
-    of the batches changes every epoch. Rows of another group, such as another system prompt, get batches of their own.
+    Rows that are packed count with their own tokens. Rows that are padded count with the longest of their batch; they
+    are sorted by length inside pools, so that little is padded. Rows of another group, such as another system prompt,
+    get batches of their own.
     """
 
-    def __init__(self, lengths: list[int], batch_tokens: int, seed: int, groups: list | None = None, pool: int = 512):
+    def __init__(
+        self, lengths: list[int], batch_tokens: int, seed: int, groups: list | None = None, padded: bool = False
+    ):
         self.seed, self.epoch, self.batches = seed, 0, []
-        groups = groups or [0] * len(lengths)
-        order = random.Random(seed).sample(range(len(lengths)), len(lengths))
-        for start in range(0, len(order), pool):
-            batch: list[int] = []
-            for row in sorted(order[start : start + pool], key=lambda row: (groups[row], lengths[row])):
-                full = lengths[row] * (len(batch) + 1) > batch_tokens
-                if batch and (full or groups[row] != groups[batch[0]]):
-                    self.batches.append(batch)
-                    batch = []
-                batch.append(row)
-            self.batches.append(batch)
+        order, pool = random.Random(seed).sample(range(len(lengths)), len(lengths)), 512
+        if padded:
+            pools = [order[start : start + pool] for start in range(0, len(order), pool)]
+            order = [row for part in pools for row in sorted(part, key=lambda row: lengths[row])]
+        filling: dict = {}
+        for row in order:
+            group = groups[row] if groups else None
+            batch = filling.get(group, [])
+            sizes = [lengths[other] for other in (*batch, row)]
+            if batch and (max(sizes) * len(sizes) if padded else sum(sizes)) > batch_tokens:
+                self.batches.append(batch)
+                batch = []
+            filling[group] = [*batch, row]
+        self.batches += filling.values()
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the order of an epoch, so that a resumed run sees the same batches."""
@@ -50,20 +57,21 @@ class TokenBudgetSampler:
 class CompletionTrainer(SFTTrainer):
     """TRL's trainer with token-budget batches, and a loss that leaves out the work that changes nothing.
 
-    What all rows of a batch begin with, the system prompt, is read once and its keys and values are shared: a prefix
-    cache, as servers have, but one that gradients flow through. And only the positions that bear loss are multiplied by
-    the 49,152-word output matrix. The loss is the same number (test_training.py holds it to 1e-3).
+    The rows of a batch are packed into one sequence without padding, and what all of them begin with, the system
+    prompt, stands in it once: every row attends to it and to itself. Only the positions that bear loss are multiplied
+    by the 49,152-word output matrix. The loss is the same number (test_training.py holds it to 1e-3). With activation
+    checkpointing, on a GPU, batches stay padded: their attention needs no mask of its own.
     """
 
-    batch_tokens = 768
+    batch_tokens = 256
     trained_tokens = 0
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by `TokenBudgetSampler` in place of a fixed number of rows."""
-        rows = self.train_dataset["input_ids"]
-        once = 0 if self.args.activation_checkpointing else PROMPT_TOKENS  # tokens that are read once a batch
+        rows, padded = self.train_dataset["input_ids"], self.args.activation_checkpointing
+        once = 0 if padded else PROMPT_TOKENS  # tokens that are read once a batch
         lengths, prompts = [max(len(ids) - once, 1) for ids in rows], [tuple(ids[:once]) for ids in rows]
-        sampler = TokenBudgetSampler(lengths, self.batch_tokens, self.args.seed, prompts)
+        sampler = TokenBudgetSampler(lengths, self.batch_tokens, self.args.seed, prompts, padded)
         return self.accelerator.prepare(
             DataLoader(
                 self.train_dataset.select_columns(["input_ids", "labels"]),
@@ -92,20 +100,47 @@ class CompletionTrainer(SFTTrainer):
 
     def _sum_losses(self, base, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        shared = 0 if self.args.activation_checkpointing else count_shared(ids, labels)
+        targets = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
         with self.accelerator.autocast():  # the model's own forward is passed by, and with it its autocast
-            cache = None
-            if shared:
-                cache = DynamicCache(config=base.config)
-                base.model(input_ids=ids[:1, :shared], past_key_values=cache, use_cache=True)
-                cache.batch_repeat_interleave(len(ids))
-            states = base.model(
-                input_ids=ids[:, shared:], attention_mask=mask, past_key_values=cache, use_cache=bool(shared)
-            )
-            targets = labels[:, shared + 1 :]
+            if self.args.activation_checkpointing:
+                states = base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
+            else:
+                packed, targets = pack_rows(ids, mask, labels, base.dtype)
+                states = base.model(**packed, use_cache=False).last_hidden_state
             trained = targets != -100
-            logits = base.lm_head(states.last_hidden_state[:, :-1][trained]).float()
+            logits = base.lm_head(states[trained]).float()
         return torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum"), trained.sum()
+
+
+def pack_rows(
+    ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
+) -> tuple[dict, torch.Tensor]:
+    """Return a padded batch as one sequence of its real tokens, the prompt that all rows begin with first and once.
+
+    Args:
+        ids: Token ids, (rows, length).
+        mask: 1 for a token, 0 for padding, the same shape.
+        labels: The same shape, -100 where no loss is computed.
+        dtype: The model's number format.
+
+    Returns:
+        What the model takes: ``input_ids`` and ``position_ids`` (1, tokens), and an additive ``attention_mask``
+        (1, 1, tokens, tokens) that lets a token see the prompt and what is before it in its own row. And for each
+        token the one that should follow, or -100, (1, tokens).
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    shared = count_shared(ids, labels)
+    rest = mask[:, shared:].bool()
+    row, column = rest.nonzero(as_tuple=True)
+    first = torch.arange(shared, device=ids.device)
+    row, position = torch.cat([torch.full_like(first, -1), row]), torch.cat([first, column + shared])
+    after = torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
+    targets = torch.cat([torch.full_like(first, -100), after[:, shared:][rest]])
+    seen = ((row[:, None] == row) | (row == -1)) & (position[:, None] >= position)
+    hidden = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
+    packed = {"input_ids": torch.cat([ids[0, :shared], ids[:, shared:][rest]])[None], "position_ids": position[None]}
+    return packed | {"attention_mask": hidden[None, None]}, targets[None]
 
 
 def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
@@ -130,6 +165,37 @@ def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
     return max(min(shared, untrained - 1), 0)
 
 
+def choose_rows(rows: list[dict], shares: dict[str, float], sizes: dict[str, int] | None = None) -> list[dict]:
+    """Return the first share of each task's rows, in file order: the mix that a run trains on.
+
+    The file keeps its 40 / 30 / 20 / 10 mix; a run may weigh the tasks differently, because a token spent on long
+    descriptions is a token not spent on tool calls.
+
+    Args:
+        rows: Rows as `elm generate` writes them.
+        shares: Share of each task's rows to keep, 0 to 1; a task that is not named is kept whole. With `sizes`,
+            ``long`` is the share of the rows of over `LONG` tokens, whatever their task.
+        sizes: Row id -> tokens.
+
+    Example:
+        >>> rows = [{"task": "conversation", "id": str(i)} for i in range(4)]
+        >>> [row["id"] for row in choose_rows(rows, {"conversation": 0.5})]
+        ['0', '1']
+        >>> [row["id"] for row in choose_rows(rows, {"long": 0}, {"0": 400, "1": 60, "2": 90, "3": 700})]
+        ['1', '2']
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    kinds = ["long" if sizes and sizes[row["id"]] > LONG else row["task"] for row in rows]
+    left = {kind: round(n * shares.get(kind, 1.0)) for kind, n in Counter(kinds).items()}
+    kept = []
+    for row, kind in zip(rows, kinds, strict=True):
+        if left[kind] > 0:
+            left[kind] -= 1
+            kept.append(row)
+    return kept
+
+
 def build_dataset(encoded: list[Encoded]) -> Dataset:
     """Return the rows as TRL takes them ready-made: ``input_ids`` and ``labels``, -100 where no loss is computed.
 
@@ -148,7 +214,8 @@ def compute_eval_loss(trainer: CompletionTrainer, encoded: list[Encoded]) -> flo
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     rows, devices = build_dataset(encoded), trainer.accelerator
-    batches = list(TokenBudgetSampler([len(e.ids) for e in encoded], trainer.batch_tokens, seed=0))
+    lengths, padded = [len(e.ids) for e in encoded], trainer.args.activation_checkpointing
+    batches = list(TokenBudgetSampler(lengths, trainer.batch_tokens, seed=0, padded=padded))
     total = torch.zeros((), device=devices.device)
     with torch.no_grad(), trainer.compute_loss_context_manager():
         for start in range(0, len(batches), devices.num_processes):

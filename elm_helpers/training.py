@@ -5,7 +5,6 @@ import json
 import shutil
 import tempfile
 import time
-from collections import Counter
 from functools import cache
 from pathlib import Path
 
@@ -145,32 +144,6 @@ def load_for_training(folder: Path, quantization: BitsAndBytesConfig | None, dty
     return model, tokenizer
 
 
-def choose_rows(rows: list[dict], shares: dict[str, float]) -> list[dict]:
-    """Return the first share of each task's rows, in file order: the mix that a run trains on.
-
-    The file keeps its 40 / 30 / 20 / 10 mix; a run may weigh the tasks differently, because a token spent on long
-    descriptions is a token not spent on tool calls.
-
-    Args:
-        rows: Rows as `elm generate` writes them.
-        shares: Share of each task's rows to keep, 0 to 1; a task that is not named is kept whole.
-
-    Example:
-        >>> choose_rows([{"task": "conversation", "id": i} for i in range(4)], {"conversation": 0.5})
-        [{'task': 'conversation', 'id': 0}, {'task': 'conversation', 'id': 1}]
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    counts = Counter(row["task"] for row in rows)
-    left = {task: round(n * shares.get(task, 1.0)) for task, n in counts.items()}
-    kept = []
-    for row in rows:
-        if left[row["task"]] > 0:
-            left[row["task"]] -= 1
-            kept.append(row)
-    return kept
-
-
 def train_adapter(
     model,
     tokenizer,
@@ -196,7 +169,7 @@ def train_adapter(
         arguments: TRL's training arguments.
         out: Folder of the adapter; replaced only when everything has been written.
         hub_id: The base model's id, kept in ``adapter_config.json``.
-        batch_tokens: Tokens in a batch, padding included.
+        batch_tokens: Tokens in a batch.
         callbacks: Such as a live plot.
         resume: Go on from the last checkpoint.
 

@@ -5,7 +5,10 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 
+settings.register_profile("shared machine", deadline=None)  # nothing is asserted on a time
+settings.load_profile("shared machine")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # forked workers would print a warning
 os.environ.setdefault("MPLBACKEND", "Agg")
 

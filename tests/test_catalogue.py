@@ -112,7 +112,7 @@ def test_an_empty_folder_is_refused(tmp_path):
         read_catalogue(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(start=st.integers(0, len(TINY)), length=st.integers(0, 40), new=st.text(max_size=8))
 def test_a_damaged_file_is_read_or_refused_but_never_crashes(tmp_path, start, length, new):
     text = (TINY[:start] + new + TINY[start + length :]).encode("utf-8", "ignore")

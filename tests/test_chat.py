@@ -208,7 +208,7 @@ words = st.text(max_size=40) | st.sampled_from(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(asked=words, answered=words.filter(str.strip), result=words)
 def test_any_text_comes_through_with_only_the_answer_trained_and_no_forged_turn(tokenizer, asked, answered, result):
     assume("<tool_call>" not in answered)

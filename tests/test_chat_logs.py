@@ -154,7 +154,7 @@ KEYS = st.sampled_from(
 NESTED = st.recursive(VALUES, lambda inner: st.lists(inner, max_size=3) | st.dictionaries(KEYS, inner, max_size=5))
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.dictionaries(KEYS, NESTED, max_size=6), max_size=5), st.sampled_from(sorted(FORMATS)))
 def test_every_record_is_used_or_listed_whatever_it_holds(records, form):
     found, rejected = read_conversations(list(enumerate(records, 1)), form)

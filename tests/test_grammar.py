@@ -170,7 +170,7 @@ def test_a_tag_in_prose_or_an_unfinished_or_second_call_is_not_allowed(text):
 PIECES = ["<tool_call>", "</tool_call>", 'get_product_info(product="', "get_customer_orders(", *'<tool_cal>/"\\(),=5']
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=120)
 @given(st.lists(st.sampled_from(PIECES), max_size=12).map("".join) | st.text(max_size=30))
 @example("<tool_call>get_customer_orders()</tool_call>")
 def test_whatever_the_grammar_allows_the_parser_accepts(text):

@@ -27,6 +27,7 @@ def check(answer, results=(FOUND,), spoken=("headphones please",), limits=(None,
         "You can return items within 30 days of delivery.",
         "Standard shipping is free from $75.",
         "Which one do you mean?",
+        "All of Corvane's products, and Oldo, are in stock. Oldo Mini. Anything else?",
     ],
 )
 def test_an_answer_from_the_results_or_the_shops_policies_passes(answer):
@@ -44,6 +45,8 @@ def test_an_answer_from_the_results_or_the_shops_policies_passes(answer):
         ("Your return RET-99 is on its way.", "RET-99"),
         ("It arrives on 2026-11-30.", "2026"),
         ("I found 7 of them.", "7"),
+        ("The Oldo Maxi Mug would fit.", "Oldo Maxi Mug is no product's whole name"),
+        ("1. Corvane Headphones ($89.00)", "Corvane Headphones is no product's whole name"),
     ],
 )
 def test_an_answer_that_adds_something_is_named(answer, reason):

@@ -748,7 +748,7 @@ JSON = st.recursive(
     max_leaves=20,
 )
 HEADS = [SHOPIFY, ORDERS, WOO, "name,price,sku,stock\n", "rating,review,sku\n", "order_id,date,item,price,email\n"]
-fuzz = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+fuzz = settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 def check_all_or_nothing(mine, data):

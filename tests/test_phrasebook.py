@@ -113,7 +113,7 @@ def test_editing_one_wording_moves_no_other_to_the_other_side(book):
     assert after == before - {texts[0]}
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(value=st.text("abcÄé 42-/", min_size=1, max_size=20).map(str.strip).filter(bool), seed=st.integers(0, 10**6))
 def test_noise_never_touches_a_slot_and_arguments_are_what_is_written(book, value, seed):
     phrase = Phrase("p", "Would you please tell me whether {product} from {order_id} is really available?")
@@ -130,6 +130,14 @@ def test_the_same_seed_writes_the_same_message_and_registers_differ(book):
     texts = {seed: compose_message(book, phrase, phrase.text, {}, random.Random(seed)).text for seed in range(40)}
     assert len(set(texts.values())) > 20
     assert texts[7] == compose_message(book, phrase, phrase.text, {}, random.Random(7)).text
+
+
+def test_a_register_is_named_only_where_its_words_are_in_the_message(book):
+    phrase = Phrase("p", "where is my order?")
+    messages = [compose_message(book, phrase, phrase.text, {}, random.Random(seed)) for seed in range(300)]
+    for register in ("chatty", "polite", "annoyed", "indirect", "nonnative"):
+        named = [message.text for message in messages if message.register == register]
+        assert named and all(len(text.split()) > 4 for text in named if text[-3:] != "!!!"), register
 
 
 def test_brackets_inside_macros_are_expanded_too():

@@ -258,7 +258,7 @@ def test_of_the_course_s_rows_and_requests_only_addresses_change(shop):
     )
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=150)
 @given(st.text(max_size=300) | st.text("0123456789 +-().@aJMXx\n,#[]_", max_size=300))
 def test_any_text_is_taken_and_what_is_done_is_done(text):
     redactor = build_redactor(PEOPLE)
@@ -266,7 +266,7 @@ def test_any_text_is_taken_and_what_is_done_is_done(text):
     assert redact_text(redactor, once) == once
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(
     st.sampled_from(CASES), st.text(" .,;:!?\nßé\u0301\u200bÅ", max_size=8), st.text(" .,;:!?\nßé\u0301Å", max_size=8)
 )

@@ -121,7 +121,7 @@ def test_a_description_says_every_fact_and_adds_none(shape):
 
 
 @given(st.text() | st.text('$<>()"\\-A1 order code', max_size=300))
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 def test_any_text_gets_a_reply_whose_calls_can_be_read(text):
     reply = answer_by_rules(text, True)
     assert reply.strip()

@@ -206,7 +206,7 @@ FIELDS = st.dictionaries(st.sampled_from(["messages", "inputs", "stream", "strea
 CLIENT = open_client()
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(body=FIELDS | JSON, path=st.sampled_from(["/", "/v1/chat/completions"]))
 def test_no_json_makes_the_server_fail(body, path):
     answer = CLIENT.post(path, content=json.dumps(body), headers={"Content-Type": "application/json"})

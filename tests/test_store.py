@@ -324,7 +324,7 @@ def test_search_operators_are_words(tiny):
     assert resolve_product(tiny, "lam*") is None
 
 
-@settings(max_examples=200, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=200, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(text=st.text(max_size=80))
 def test_no_text_makes_a_lookup_fail(tiny, text):
     find_products(tiny, text), resolve_product(tiny, text), find_order(tiny, text), find_zone(tiny, text)

@@ -189,7 +189,7 @@ NASTY = st.sampled_from(
 )
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=150, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.data())
 def test_no_arguments_at_all_make_a_tool_raise_or_write(shop, data):
     name = data.draw(st.sampled_from(list(TOOLS)))

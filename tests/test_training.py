@@ -157,10 +157,38 @@ def test_batches_hold_every_row_once_and_stay_inside_the_token_budget():
     from elm_helpers.trainer import TokenBudgetSampler
 
     lengths = [20 + (i * 37) % 300 for i in range(1000)]
-    batches = list(TokenBudgetSampler(lengths, 1024, seed=0))
+    packed = list(TokenBudgetSampler(lengths, 1024, seed=0))
+    assert sorted(i for batch in packed for i in batch) == list(range(1000))
+    assert max(sum(lengths[i] for i in batch) for batch in packed) <= 1024
+    assert sum(lengths) / (1024 * len(packed)) > 0.8  # nearly full
+    batches = list(TokenBudgetSampler(lengths, 1024, seed=0, padded=True))
     assert sorted(i for batch in batches for i in batch) == list(range(1000))
     assert max(max(lengths[i] for i in batch) * len(batch) for batch in batches) <= 1024
     assert sum(lengths) / sum(max(lengths[i] for i in b) * len(b) for b in batches) > 0.85  # little padding
+
+
+def test_a_row_that_is_longer_than_the_budget_gets_a_batch_of_its_own():
+    from elm_helpers.trainer import TokenBudgetSampler
+
+    for padded in (False, True):
+        batches = list(TokenBudgetSampler([40, 900, 40], 256, seed=0, padded=padded))
+        assert [1] in batches and sorted(i for batch in batches for i in batch) == [0, 1, 2]
+
+
+def test_packed_tokens_see_the_prompt_and_their_own_row_and_nothing_else():
+    from elm_helpers.trainer import pack_rows
+
+    import torch
+
+    ids = torch.tensor([[5, 6, 1, 2, 3], [5, 6, 7, 8, 0]])
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
+    labels = torch.tensor([[-100, -100, -100, 2, 3], [-100, -100, -100, 8, -100]])
+    packed, targets = pack_rows(ids, mask, labels, torch.float32)
+    assert packed["input_ids"].tolist() == [[5, 6, 1, 2, 3, 7, 8]]
+    assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3]]
+    assert targets.tolist() == [[-100, -100, 2, 3, -100, 8, -100]]
+    seen = (packed["attention_mask"][0, 0] == 0).int().tolist()
+    assert seen[4] == [1, 1, 1, 1, 1, 0, 0] and seen[6] == [1, 1, 0, 0, 0, 1, 1] and seen[1] == [1, 1, 0, 0, 0, 0, 0]
 
 
 def test_a_batch_holds_rows_of_one_system_prompt():

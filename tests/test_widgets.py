@@ -82,7 +82,7 @@ def test_what_a_customer_typed_never_becomes_a_tag(smol):
     assert "onerror" in re.sub(r"<[^>]*>", "", page)  # it is there, as text
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(text=st.text(max_size=30))
 def test_the_tokens_of_any_text_are_escaped_and_numbered(smol, text):
     talk = [{"role": "user", "content": text}]
@@ -101,7 +101,7 @@ def test_a_tokenizer_without_a_padding_token_is_shown_as_well():
     assert widgets.name_special(tokenizer) == {1: "BOS", 2: "EOS"}
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(text=st.text(max_size=40))
 def test_any_text_of_a_trace_is_shown_and_escaped(text):
     page = widgets.render_trace_html([{"step": 1, "title": text, "text": text, "seconds": 0.5}])
