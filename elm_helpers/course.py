@@ -9,6 +9,7 @@ from pathlib import Path
 from elm_helpers.cases import read_rows
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
+from elm_helpers.runs import name_run
 from elm_helpers.scoreboard import format_scoreboard
 
 LESSONS = sorted((ROOT / "notebooks").glob("0[1-6]_*.ipynb"))
@@ -87,6 +88,7 @@ def train_reference(out: Path) -> dict:
     from elm_helpers.chat import encode
     from elm_helpers.generate import write_dataset
     from elm_helpers.hub import write_model_card
+    from elm_helpers.live import build_live_plot
 
     import torch
 
@@ -99,7 +101,7 @@ def train_reference(out: Path) -> dict:
         [row for row in read_rows(data / name) if len(encode(tokenizer, row["messages"]).ids) <= REFERENCE_TOKENS]
         for name in ("ecommerce_train.json", "ecommerce_eval.json")
     )
-    arguments = training.build_arguments(profile, data / "run", dtype)
+    arguments = training.build_arguments(profile, name_run("reference"), dtype)
     summary = training.train_adapter(
         model,
         tokenizer,
@@ -110,6 +112,7 @@ def train_reference(out: Path) -> dict:
         out=out,
         hub_id=profile.base_model,
         batch_tokens=profile.batch_tokens,
+        callbacks=(build_live_plot(),),
     )
     write_model_card(out)
     (out / "tokenizer.json").unlink()  # the base model has the same one, and git keeps every copy

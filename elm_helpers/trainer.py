@@ -1,16 +1,30 @@
 """TRL's trainer with three small changes: token-budget batches, a prompt read once, a loss where it is borne."""
 
+import math
+import os
 import random
+import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 from elm_helpers.chat import Encoded
+from elm_helpers.curves import find_trouble, write_history
+from elm_helpers.runs import PART, explain_disk
+from elm_helpers.runtime import MemoryWatch
 
 import torch
 from datasets import Dataset
 from torch.utils.data import DataLoader
-from transformers import DynamicCache
+from transformers import DynamicCache, TrainerCallback, TrainerState
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
 
+WATCHED_ROWS = 32  # held-out rows whose loss is followed while training
 PROMPT_TOKENS = 24  # rows that begin alike for so long have the same system prompt
 
 
@@ -56,6 +70,9 @@ class CompletionTrainer(SFTTrainer):
 
     batch_tokens = 768
     trained_tokens = 0
+    clock = 0.0  # when training began; evaluations are taken out, and a resumed run began that much earlier
+    watched: tuple[Encoded, ...] = ()  # held-out rows whose loss is followed while training
+    memory: MemoryWatch | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by `TokenBudgetSampler` in place of a fixed number of rows."""
@@ -94,6 +111,111 @@ class CompletionTrainer(SFTTrainer):
         self.trained_tokens += int(mask.sum()) if torch.is_grad_enabled() else 0
         return (loss, {"loss": loss}) if return_outputs else loss
 
+    def go_on_from(self, checkpoint: Path | None) -> None:
+        """Count on from the tokens and seconds of a checkpoint, or from 0."""
+        log = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
+        last = next((entry for entry in reversed(log) if "tokens" in entry), {"tokens": 0, "seconds": 0.0})
+        self.trained_tokens = last["tokens"] if self.is_world_process_zero() else 0  # the devices' counts are summed
+        self.clock = time.perf_counter() - last["seconds"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens, seconds, speed and memory to what is logged, keep it as CSV; stop at a loss that is no number."""
+        if "loss" in logs:
+            last = next((e for e in reversed(self.state.log_history) if "tokens" in e), {"tokens": 0, "seconds": 0.0})
+            tokens = int(self.accelerator.reduce(torch.tensor(self.trained_tokens, device=self.args.device)))
+            seconds = time.perf_counter() - self.clock
+            speed = (tokens - last["tokens"]) / max(seconds - last["seconds"], 1e-9)
+            logs.update(tokens=tokens, seconds=seconds, tokens_per_second=speed, memory_bytes=self.read_memory())
+        super().log(logs, start_time)
+        if self.is_world_process_zero() and "train_runtime" not in logs:
+            run = Path(self.args.output_dir)
+            with explain_disk(run, run):
+                write_history(self.state.log_history, run / "training_history.csv")
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise ValueError(f"stopped at {find_trouble(self.state.log_history)['nan']}")
+
+    def read_memory(self) -> int:
+        """Return the peak of memory since the last call: VRAM on a GPU, resident on a CPU, in bytes."""
+        if not torch.cuda.is_available():
+            return self.memory.read_peak() if self.memory else 0
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Follow the loss of the watched rows, by `compute_eval_loss`: the model stays in training mode."""
+        start = time.perf_counter()
+        metrics = {"eval_loss": compute_eval_loss(self, list(self.watched))}
+        self.clock += time.perf_counter() - start
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint beside its place, then rename it: a killed run leaves a whole one or none."""
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        with explain_disk(run, run):
+            try:
+                self.args.output_dir = str(run / PART)
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = str(run)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                for path in (run / PART / name).iterdir():  # on the disk, not only on its way there
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+                old = [path for path in run.glob("checkpoint-*") if path.name != name]
+                shutil.rmtree(run / name, ignore_errors=True)
+                (run / PART / name).rename(run / name)
+                for path in (*old, run / PART):
+                    shutil.rmtree(path, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
+
+
+def build_step_stop():
+    """Build the `TrainerCallback` that ends a run after a step once its `asked` is true, with a checkpoint.
+
+    Whenever a checkpoint is saved, it logs first, so that the checkpoint's counts and curve end at its own step.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+
+    class StepStop(TrainerCallback):
+        """Looks at `asked` after every step."""
+
+        asked = False
+
+        def on_step_end(self, args, state, control, **more):
+            if self.asked:
+                control.should_training_stop = control.should_save = True
+            control.should_log |= control.should_save
+
+    return StepStop()
+
+
+@contextmanager
+def stop_after_step(stop) -> Iterator[None]:
+    """Let Ctrl-C, and *Interrupt* in Jupyter, end the run after its step; a second one ends it at once.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+
+    def ask(number, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        print("\nStopping after this step; the adapter will be saved. Interrupt again to stop at once.", flush=True)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
 
 def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
     """Return how many tokens all rows of a batch begin with, before any that bears loss; 0 where sharing gains nothing.
@@ -124,6 +246,32 @@ def build_dataset(encoded: list[Encoded]) -> Dataset:
     """
     labels = [[t if bit else -100 for t, bit in zip(e.ids, e.mask, strict=True)] for e in encoded]
     return Dataset.from_dict({"input_ids": [list(e.ids) for e in encoded], "labels": labels})
+
+
+def build_trainer(
+    model, tokenizer, encoded, held_out, lora, arguments, batch_tokens: int, callbacks: tuple
+) -> CompletionTrainer:
+    """Return the trainer, its adapter in fp32; progress is shown by the callbacks alone.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    watched = held_out[:WATCHED_ROWS]
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=build_dataset(encoded),
+        eval_dataset=build_dataset(watched),
+        processing_class=tokenizer,
+        peft_config=lora,
+        callbacks=list(callbacks),
+    )
+    for printer in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(printer)
+    trainer.batch_tokens, trainer.watched = batch_tokens, watched
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL stores adapters in bf16; small updates would be rounded away
+            parameter.data = parameter.data.float()
+    return trainer
 
 
 def compute_eval_loss(trainer: CompletionTrainer, encoded: list[Encoded]) -> float:
