@@ -24,9 +24,12 @@ def quiet_libraries() -> Iterator[None]:
     names = ("bitsandbytes", "transformers", "peft", "trl", "huggingface_hub", "hf-to-gguf", "accelerate")
     levels = {name: logging.getLogger(name).level for name in names}
     bars = [m.logging for name, m in sys.modules.items() if name == "transformers.utils"]
+    tables = [m for name, m in sys.modules.items() if name == "datasets"]
     try:
         for bar in bars:
             bar.disable_progress_bar()
+        for table in tables:
+            table.disable_progress_bars()
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -35,6 +38,8 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         for bar in bars:
             bar.enable_progress_bar()
+        for table in tables:
+            table.enable_progress_bars()
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from copy import deepcopy
 from pathlib import Path
 
 from elm_helpers.chat import Encoded
@@ -71,7 +72,7 @@ class CompletionTrainer(SFTTrainer):
     batch_tokens = 768
     trained_tokens = 0
     clock = 0.0  # when training began; evaluations are taken out, and a resumed run began that much earlier
-    watched: tuple[Encoded, ...] = ()  # held-out rows whose loss is followed while training
+    watched: list[Encoded] = []  # held-out rows whose loss is followed while training
     memory: MemoryWatch | None = None
 
     def get_train_dataloader(self) -> DataLoader:
@@ -145,7 +146,7 @@ class CompletionTrainer(SFTTrainer):
     def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
         """Follow the loss of the watched rows, by `compute_eval_loss`: the model stays in training mode."""
         start = time.perf_counter()
-        metrics = {"eval_loss": compute_eval_loss(self, list(self.watched))}
+        metrics = {"eval_loss": compute_eval_loss(self, self.watched)}
         self.clock += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
@@ -176,7 +177,7 @@ class CompletionTrainer(SFTTrainer):
 def build_step_stop():
     """Build the `TrainerCallback` that ends a run after a step once its `asked` is true, with a checkpoint.
 
-    Whenever a checkpoint is saved, it logs first, so that the checkpoint's counts and curve end at its own step.
+    Before a checkpoint it has the run log and look at the held-out rows, so that what is saved ends at its own step.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
@@ -189,7 +190,8 @@ def build_step_stop():
         def on_step_end(self, args, state, control, **more):
             if self.asked:
                 control.should_training_stop = control.should_save = True
-            control.should_log |= control.should_save
+            if control.should_save:
+                control.should_log = control.should_evaluate = True
 
     return StepStop()
 
@@ -255,19 +257,17 @@ def build_trainer(
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    watched = held_out[:WATCHED_ROWS]
     trainer = CompletionTrainer(
         model=model,
         args=arguments,
         train_dataset=build_dataset(encoded),
-        eval_dataset=build_dataset(watched),
         processing_class=tokenizer,
-        peft_config=lora,
+        peft_config=deepcopy(lora),  # it gets the layers' names written into it
         callbacks=list(callbacks),
     )
     for printer in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
         trainer.remove_callback(printer)
-    trainer.batch_tokens, trainer.watched = batch_tokens, watched
+    trainer.batch_tokens, trainer.watched = batch_tokens, held_out[:WATCHED_ROWS]
     for parameter in trainer.model.parameters():
         if parameter.requires_grad:  # TRL stores adapters in bf16; small updates would be rounded away
             parameter.data = parameter.data.float()

@@ -109,9 +109,6 @@ def build_arguments(profile: Profile, out: Path, dtype: torch.dtype, overrides: 
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 5,
         "logging_nan_inf_filter": False,
-        "eval_strategy": "steps",
-        "eval_steps": 50,
-        "save_strategy": "steps",
         "save_steps": 50,
         "report_to": "none",
         "seed": 0,
@@ -213,14 +210,14 @@ def train_adapter(
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             seconds = time.perf_counter() - trainer.clock
             eval_loss = compute_eval_loss(trainer, held_out)
-            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss, stop.asked)
+            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss)
         with explain_disk(out, run):
             write_adapter(trainer, tokenizer, summary, out, hub_id)
             close_run(run, summary)
     return summary
 
 
-def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: float, stopped: bool) -> dict:
+def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: float) -> dict:
     """Return what ``training_summary.json`` holds; seconds, bytes, and losses per trained token.
 
     Tokens, seconds, losses and memory are those of the whole run, however often it was resumed.
@@ -230,7 +227,7 @@ def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: f
     log = [entry for entry in trainer.state.log_history if "loss" in entry]
     losses, seen = [entry["loss"] for entry in log[-10:]], trainer.trained_tokens
     return {
-        "status": "stopped" if stopped else "finished",
+        "status": "finished" if trainer.state.global_step >= trainer.state.max_steps else "stopped",
         "rows": rows,
         "tokens": seen,
         "tokens_per_second": round(seen / seconds, 1),
