@@ -137,3 +137,9 @@ def test_a_full_disk_names_the_last_good_checkpoint_and_leaves_no_part(tmp_path,
     ):
         raise error
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-50"]
+
+
+def test_a_reporter_that_is_not_installed_is_named_in_one_line():
+    runs.check_reporters(["json"])  # any installed package
+    with pytest.raises(ValueError, match="report_to: trackio2 is not installed; pip install trackio2"):
+        runs.check_reporters(["json", "trackio2"])
