@@ -16,13 +16,11 @@ def is_sharded() -> bool:
 
 
 def agree(value):
-    """Return the first process's value in every process: what a CPU measures may come out differently in each.
+    """Return the first process's value in every process: what is measured, or read off a clock, may differ.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    if torch.cuda.is_available():  # nothing is measured there
-        return value
-    PartialState(cpu=True)  # joins the other processes, if there are any
+    PartialState(cpu=not torch.cuda.is_available())  # joins the other processes, if there are any
     return broadcast_object_list([value])[0]
 
 
@@ -43,9 +41,9 @@ def gather_adapter(trainer) -> dict[str, torch.Tensor]:
     return {name: weight.to(torch.bfloat16) for name, weight in weights.items() if "lora_" in name}
 
 
-def sum_devices(trainer, number: float) -> float:
+def sum_devices(trainer, number: int) -> int:
     """Return the sum of a number over the devices.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    return trainer.accelerator.reduce(torch.tensor(number, dtype=torch.float64, device=trainer.accelerator.device))
+    return int(trainer.accelerator.reduce(torch.tensor(number, device=trainer.accelerator.device)))

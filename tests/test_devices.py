@@ -145,7 +145,7 @@ def test_four_bit_weights_stored_as_floats_compute_the_same():
 
 @pytest.mark.parametrize("rows", [40, 41, 47])
 def test_every_device_gets_batches_of_its_own(rows):
-    from elm_helpers.trainer import TokenBudgetSampler
+    from elm_helpers.batches import TokenBudgetSampler
 
     from accelerate.data_loader import BatchSamplerShard
 

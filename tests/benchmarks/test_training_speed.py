@@ -40,14 +40,16 @@ def build_trainer(kind: str, encoded: list, folder: Path, dtype, positions: list
     """Return a trainer of one kind; each forward pass adds the positions that it computes to `positions`."""
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.batches import build_dataset
     from elm_helpers.runtime import quiet_libraries
-    from elm_helpers.trainer import CompletionTrainer, build_dataset
+    from elm_helpers.trainer import CompletionTrainer
 
     import torch
     from trl import SFTTrainer
 
     profile = PROFILES["cpu"]
-    changes = {"disable_tqdm": True, "logging_strategy": "no", "seed": SEED, "per_device_train_batch_size": BATCH_ROWS}
+    changes = {"disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no", "seed": SEED}
+    changes |= {"per_device_train_batch_size": BATCH_ROWS}
     changes |= {"train_sampling_strategy": "group_by_length"} if kind == "grouped" else {}
     torch.manual_seed(SEED)
     base, quantization = read_base_model(verbose=False), training.build_quantization(dtype)
@@ -90,8 +92,8 @@ def compute_loss(model, encoded: list) -> float:
 def run_trainer(kind: str, folder: Path) -> dict:
     """Train on each size and each length; return their seconds, and speed, memory and loss of the largest size."""
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.batches import build_dataset
     from elm_helpers.runtime import MemoryWatch, quiet_libraries
-    from elm_helpers.trainer import build_dataset
     from elm_helpers.training import choose_compute_dtype
 
     from peft.helpers import disable_input_dtype_casting
