@@ -47,7 +47,8 @@ def build_trainer(kind: str, encoded: list, folder: Path, dtype, positions: list
     from trl import SFTTrainer
 
     profile = PROFILES["cpu"]
-    changes = {"disable_tqdm": True, "logging_strategy": "no", "seed": SEED, "per_device_train_batch_size": BATCH_ROWS}
+    changes = {"disable_tqdm": True, "logging_strategy": "no", "save_strategy": "no", "seed": SEED}
+    changes |= {"per_device_train_batch_size": BATCH_ROWS}
     changes |= {"train_sampling_strategy": "group_by_length"} if kind == "grouped" else {}
     torch.manual_seed(SEED)
     base, quantization = read_base_model(verbose=False), training.build_quantization(dtype)
