@@ -181,7 +181,16 @@ def one_and_two(base_model, tmp_path_factory):
         ("one", [sys.executable], ["--gradient-accumulation-steps", "2"]),
         ("two", TWO, []),
     ):
-        command = [*launcher, *TRAIN, *rows, "--out", str(folder / name), *more]
+        command = [
+            *launcher,
+            *TRAIN,
+            *rows,
+            "--out",
+            str(folder / name),
+            "--output-dir",
+            str(folder / f"{name}-run"),
+            *more,
+        ]
         done = subprocess.run(command, cwd=folder, env=ENV, capture_output=True, text=True, timeout=300)
         assert done.returncode == 0, done.stderr[-2000:]
         found.append((folder / name, done.stdout))
@@ -226,11 +235,12 @@ def test_only_the_first_process_prints_and_writes(one_and_two):
 
 def test_a_killed_process_ends_the_job_with_a_message(base_model, tmp_path):
     command = [*TWO, *TRAIN, *write_rows(tmp_path), "--out", str(tmp_path / "elm"), "--max-steps", "500"]
+    command += ["--output-dir", str(tmp_path / "run")]
     with open(tmp_path / "said", "w+", encoding="utf-8") as said:
         job = subprocess.Popen(command, cwd=tmp_path, env=ENV, stdout=said, stderr=subprocess.STDOUT)
         try:
             deadline = time.monotonic() + 240
-            while "'loss'" not in (tmp_path / "said").read_text(encoding="utf-8"):
+            while "| 1/500 [" not in (tmp_path / "said").read_text(encoding="utf-8"):
                 assert job.poll() is None and time.monotonic() < deadline, (tmp_path / "said").read_text("utf-8")
                 time.sleep(0.2)
             workers = [child for child in psutil.Process(job.pid).children() if child.environ().get("RANK")]
