@@ -37,7 +37,8 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--data": TRAIN,
         "--eval-data": HELD_OUT,
         "--out": {"help": "folder of the adapter (default: outputs/elm-…)"},
-        "--resume": FLAG | {"help": "go on from the last checkpoint (save them with --save-strategy steps)"},
+        "--batch-tokens": NUMBER | {"help": "tokens of a batch, bounds the memory of a step (default: the profile's)"},
+        "--resume": FLAG | {"help": "go on with the newest run of --out, from its last checkpoint"},
     },
     commands.run_evaluate: {
         "--model": MODEL,
@@ -113,10 +114,10 @@ def main(words: list[str] | None = None) -> int:
     except (ValueError, FileNotFoundError, PermissionError) as error:
         print(f"elm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 2
-    except ConnectionError as error:
+    except OSError as error:  # no connection, no room on the disk
         print(f"elm {args.command}: {' '.join(str(error).split())}", file=sys.stderr)
         return 1
-    except KeyboardInterrupt:
-        print(f"elm {args.command}: stopped", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        print(f"elm {args.command}: stopped {stop}".rstrip(), file=sys.stderr)
         return 1
     return 0

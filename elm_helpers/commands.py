@@ -9,6 +9,7 @@ from pathlib import Path
 
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
+from elm_helpers.runs import find_run, name_run
 
 import yaml
 
@@ -102,16 +103,21 @@ def run_train(args: argparse.Namespace) -> None:
     """
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.devices import agree, leave_devices
     from elm_helpers.hub import write_model_card
+    from elm_helpers.live import build_live_plot
 
     import torch
 
     profile, overrides = PROFILES[args.profile], parse_overrides(args.override)
     out = Path(args.out or OUTPUTS / profile.output)
+    run = overrides.get("output_dir") or (find_run(out) if args.resume else name_run(out.name))
     rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
-    dtype = training.choose_compute_dtype()
-    folder = read_base_model(args.base_model or profile.base_model)
-    arguments = training.build_arguments(profile, OUTPUTS / "runs" / out.name, dtype, overrides)
+    dtype, run = agree((training.choose_compute_dtype(), run))
+    overrides = {"ddp_find_unused_parameters": False} | overrides  # every weight of an adapter is used in every step
+    arguments = training.build_arguments(profile, run, dtype, overrides)
+    with arguments.main_process_first(desc="the base model is read"):
+        folder = read_base_model(args.base_model or profile.base_model, verbose=arguments.process_index == 0)
     torch.manual_seed(arguments.seed)
     model, tokenizer = training.load_for_training(folder, training.build_quantization(dtype), dtype, profile.attention)
     summary = training.train_adapter(
@@ -123,12 +129,17 @@ def run_train(args: argparse.Namespace) -> None:
         arguments,
         out=out,
         hub_id=args.base_model or profile.base_model,
-        batch_tokens=profile.batch_tokens,
+        batch_tokens=args.batch_tokens or profile.batch_tokens,
+        callbacks=(build_live_plot(),),
         resume=args.resume,
     )
-    write_model_card(out)
-    print(json.dumps({key: value for key, value in summary.items() if key not in ("versions", "config")}))
-    print(f"adapter in {out}")
+    if arguments.process_index == 0:
+        write_model_card(out)
+        print(json.dumps({key: value for key, value in summary.items() if key not in ("versions", "config")}))
+        print(f"adapter in {out}, run in {run}")
+    leave_devices()
+    if summary["status"] == "stopped":
+        raise KeyboardInterrupt(f"at step {summary['steps']}, with the adapter saved; --resume goes on from there")
 
 
 def parse_overrides(words: list[str]) -> dict:

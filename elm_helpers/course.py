@@ -9,6 +9,7 @@ from pathlib import Path
 from elm_helpers.cases import read_rows
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
+from elm_helpers.runs import name_run
 from elm_helpers.scoreboard import format_scoreboard
 
 LESSONS = sorted((ROOT / "notebooks").glob("0[1-6]_*.ipynb"))
@@ -84,10 +85,11 @@ def train_reference(out: Path) -> dict:
     """
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.batches import choose_rows
     from elm_helpers.chat import encode
     from elm_helpers.generate import write_dataset
     from elm_helpers.hub import write_model_card
-    from elm_helpers.trainer import choose_rows
+    from elm_helpers.live import build_live_plot
 
     import torch
 
@@ -100,7 +102,7 @@ def train_reference(out: Path) -> dict:
     sizes = {row["id"]: len(encode(tokenizer, row["messages"]).ids) for row in train + held_out}
     train, held_out = ([row for row in part if sizes[row["id"]] <= profile.max_length] for part in (train, held_out))
     train = choose_rows(train, REFERENCE_SHARES, sizes)
-    arguments = training.build_arguments(profile, data / "run", dtype)
+    arguments = training.build_arguments(profile, name_run("reference"), dtype)
     summary = training.train_adapter(
         model,
         tokenizer,
@@ -111,6 +113,7 @@ def train_reference(out: Path) -> dict:
         out=out,
         hub_id=profile.base_model,
         batch_tokens=profile.batch_tokens,
+        callbacks=(build_live_plot(),),
     )
     write_model_card(out)
     (out / "tokenizer.json").unlink()  # the base model has the same one, and git keeps every copy

@@ -1,13 +1,10 @@
 """The course's figures: one look, colours that colour-blind readers can tell apart, titles computed from the data."""
 
-import csv
 import io
 import re
-import time
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
 from statistics import median
 
 from elm_helpers.scoreboard import LOWER_IS_BETTER
@@ -27,15 +24,15 @@ CALL = re.compile(r"<tool_call>(\w+)\(")
 
 
 @contextmanager
-def open_figure(panels: int = 1, height: float = 3.6) -> Iterator[tuple[Figure, list]]:
+def open_figure(panels: int = 1, height: float = 3.6, rows: int = 1) -> Iterator[tuple[Figure, list]]:
     """Give (figure, its axes) in the course's look; pyplot forgets the figure afterwards, so none stays open.
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
     with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(1, panels, figsize=(9, height), layout="constrained", squeeze=False)
+        figure, axes = plt.subplots(rows, panels, figsize=(9, height), layout="constrained", squeeze=False)
         try:
-            yield figure, list(axes[0])
+            yield figure, list(axes.flat)
         finally:
             plt.close(figure)
 
@@ -123,53 +120,99 @@ def plot_lengths(
     return figure
 
 
-def read_history(folder: Path) -> tuple[list[dict], list[dict]]:
-    """Return the lines of a run's ``training_history.csv`` and ``memory_history.csv``, all values as numbers.
-
-    Raises:
-        FileNotFoundError: The folder holds no run.
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    tables = []
-    for name in ("training_history.csv", "memory_history.csv"):
-        with open(Path(folder) / name, newline="", encoding="utf-8") as file:
-            tables.append([{key: float(v) for key, v in row.items() if v} for row in csv.DictReader(file)])
-    return tables[0], tables[1]
-
-
-def plot_training(history_rows: Sequence[Mapping], memory_rows: Sequence[Mapping] = ()) -> Figure:
-    """Plot loss and learning rate over the steps, and resident memory over the seconds.
+def plot_training(history: Sequence[Mapping], title: str | None = None) -> Figure:
+    """Plot how a run goes: loss on trained and held-out rows, learning rate and gradient, speed, memory.
 
     Args:
-        history_rows: ``step``, ``loss``, ``learning_rate``, as in ``training_history.csv``.
-        memory_rows: ``seconds``, ``resident_bytes``, as in ``memory_history.csv``.
+        history: Lines of ``training_history.csv``; what no line holds gets no panel.
+        title: A line above all panels.
 
     Raises:
         ValueError: No loss was logged.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    rows = [row for row in history_rows if row.get("loss") not in (None, "")]
-    if not rows:
+    lines = [line for line in history if "loss" in line]
+    if not lines:
         raise ValueError("no loss was logged: the run had fewer steps than logging_steps")
-    steps, losses = [int(float(row["step"])) for row in rows], [float(row["loss"]) for row in rows]
-    with open_figure(2 if memory_rows else 1) as (figure, axes):
-        verb = "falls" if losses[-1] < losses[0] else "does not fall:"
-        axes[0].plot(steps, losses, label="loss", marker="o" if len(rows) < 20 else None)
-        axes[0].set(xlabel="step", ylabel="loss (nats a token)", ylim=(0, None))
-        axes[0].set_title(f"The loss {verb} from {losses[0]:.2f} to {losses[-1]:.2f} in {steps[-1]:,} steps")
-        rate = axes[0].twinx()
-        rates = [float(row.get("learning_rate") or "nan") for row in rows]
-        rate.plot(steps, rates, color=COLOURS[1], linestyle="--", label="learning rate")
-        rate.set(ylabel="learning rate (dashed)", ylim=(0, None))
-        rate.grid(visible=False)
-        rate.spines["right"].set_visible(True)
-        if memory_rows:
-            gigabytes = [float(row["resident_bytes"]) / 1e9 for row in memory_rows]
-            axes[1].plot([float(row["seconds"]) for row in memory_rows], gigabytes, color=COLOURS[2])
-            axes[1].set(xlabel="seconds", ylabel="resident memory (GB)", ylim=(0, None))
-            axes[1].set_title(f"Memory peaks at {max(gigabytes):.2f} GB")
+    logged = {key: _read_curve(history, key) for key in CURVES}
+    panels = [key for key in CURVES if key in ("loss", "learning_rate") or logged[key][0]]
+    panels = [key for key in panels if key not in ("eval_loss", "grad_norm")]
+    with open_figure(2, 2.6 * ((len(panels) + 1) // 2), rows=(len(panels) + 1) // 2) as (figure, axes):
+        for axis, key in zip(axes, panels, strict=False):
+            axis.plot(*logged[key], label=CURVES[key][0], marker="o" if len(lines) < 20 else None)
+            axis.set(xlabel="step", ylabel=CURVES[key][0], ylim=(0, None))
+            axis.set_title(CURVES[key][1](logged[key][1], logged[key][0]))
+        for axis in axes[len(panels) :]:
+            axis.remove()
+        if logged["eval_loss"][0]:
+            axes[0].plot(*logged["eval_loss"], label="held-out loss", marker="o", color=COLOURS[1])
+            axes[0].legend()
+        if logged["grad_norm"][0]:
+            norm = axes[1].twinx()
+            norm.plot(*logged["grad_norm"], color=COLOURS[1], linestyle="--")
+            norm.set(ylabel="gradient norm (dashed)", ylim=(0, None))
+            norm.grid(visible=False)
+            norm.spines["right"].set_visible(True)
+        if title:
+            figure.suptitle(title, fontsize=10)
+    return figure
+
+
+def _read_curve(history: Sequence[Mapping], key: str) -> tuple[list[int], list[float]]:
+    points = [(int(line["step"]), CURVES[key][2] * line[key]) for line in history if key in line]
+    return [step for step, _ in points], [value for _, value in points]
+
+
+def _title_loss(values: Sequence[float], steps: Sequence[int]) -> str:
+    verb = "falls" if values[-1] < values[0] else "does not fall:"
+    return f"The loss {verb} from {values[0]:.2f} to {values[-1]:.2f} in {steps[-1]:,} steps"
+
+
+# What is plotted of a run: label, title from (values, steps), scale.
+CURVES = {
+    "loss": ("loss (nats a token)", _title_loss, 1),
+    "eval_loss": ("held-out loss", None, 1),
+    "learning_rate": ("learning rate", lambda values, _: f"The learning rate peaks at {max(values):.1e}", 1),
+    "grad_norm": ("gradient norm", None, 1),
+    "tokens_per_second": ("tokens a second", lambda values, _: f"Half of the time above {median(values):,.0f}", 1),
+    "memory_bytes": ("memory (GB)", lambda values, _: f"Memory peaks at {max(values):.2f} GB", 1e-9),
+}
+
+
+def _rank_value(value) -> tuple:
+    """Return what puts numbers in their order, and words after them in theirs."""
+    number = isinstance(value, (int, float))
+    return not number, value if number else 0, str(value)
+
+
+def plot_runs(runs: Sequence[Mapping], by: str) -> Figure:
+    """Plot the losses of several runs over one another, named by the hyperparameter that you ask about.
+
+    Args:
+        runs: As `read_runs` gives them; one without a logged loss is left out.
+        by: Name of a fact, such as ``lora_rank`` or ``learning_rate``.
+
+    Raises:
+        ValueError: No run has a history, or none has such a fact.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    drawn = [run for run in runs if any("loss" in line for line in run["history"])]
+    if not drawn or not any(by in run["facts"] for run in drawn):
+        known = sorted({name for run in drawn for name in run["facts"]})
+        raise ValueError(f"none of {len(drawn)} runs with a history says its {by!r}; known are {', '.join(known)}")
+    with open_figure(2) as (figure, axes):
+        for number, run in enumerate(sorted(drawn, key=lambda run: _rank_value(run["facts"].get(by)))):
+            colour, label = COLOURS[number % len(COLOURS)], f"{run['facts'].get(by, '–')}   ({run['name']})"
+            for axis, key in zip(axes, ("loss", "eval_loss"), strict=True):
+                axis.plot(*_read_curve(run["history"], key), color=colour, label=label, marker=".")
+        for axis, what in zip(axes, ("loss", "held-out loss"), strict=True):
+            axis.set(xlabel="step", ylabel=f"{what} (nats a token)", ylim=(0, None))
+        best = min(drawn, key=lambda run: [line["loss"] for line in run["history"] if "loss" in line][-1])
+        axes[0].set_title(f"The loss ends lowest with {by} = {best['facts'].get(by, '–')}")
+        axes[1].set_title(f"{len(drawn)} runs")
+        axes[1].legend(title=by, fontsize=7)
     return figure
 
 
@@ -235,53 +278,3 @@ def plot_engines(table: Sequence[Mapping]) -> Figure:
         _draw_bars(axis, speeds, "tokens a second", COLOURS[0], "{:,.1f}")
         axis.set_title(f"{best} writes {fastest:,.1f} tokens a second{more}")
     return figure
-
-
-def build_live_plot(seconds: float = 1.0):
-    """Build a `TrainerCallback` that redraws loss and memory in the notebook while training.
-
-    Outside a notebook it does nothing.
-
-    Args:
-        seconds: The least time between two drawings.
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    import psutil
-    from IPython import get_ipython
-    from IPython.display import Image, display
-    from transformers import TrainerCallback
-
-    class LivePlot(TrainerCallback):
-        """Collects what the trainer logs, and draws it at most once a second."""
-
-        def __init__(self):
-            self.on = hasattr(get_ipython(), "kernel")
-            self.history, self.memory, self.handle, self.drawn = [], [], None, 0.0
-            self.process, self.start = psutil.Process(), time.perf_counter()
-
-        def draw(self) -> None:
-            if not (self.on and self.history):
-                return
-            image = Image(render_png(plot_training(self.history, self.memory)), alt="Loss and memory of the run")
-            if self.handle is None:
-                self.handle = display(image, display_id=True)
-            else:
-                self.handle.update(image)
-            self.drawn = time.perf_counter()
-
-        def on_step_end(self, args, state, control, **more):
-            now = time.perf_counter() - self.start
-            if not self.memory or now - self.memory[-1]["seconds"] >= 1:
-                self.memory.append({"seconds": now, "resident_bytes": self.process.memory_info().rss})
-
-        def on_log(self, args, state, control, logs=None, **more):
-            if "loss" in (logs or {}):
-                self.history.append({"step": state.global_step} | logs)
-                if time.perf_counter() - self.drawn >= seconds:
-                    self.draw()
-
-        def on_train_end(self, args, state, control, **more):
-            self.draw()
-
-    return LivePlot()

@@ -5,7 +5,6 @@ import os
 import platform
 import sys
 import threading
-import time
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -25,9 +24,12 @@ def quiet_libraries() -> Iterator[None]:
     names = ("bitsandbytes", "transformers", "peft", "trl", "huggingface_hub", "hf-to-gguf", "accelerate")
     levels = {name: logging.getLogger(name).level for name in names}
     bars = [m.logging for name, m in sys.modules.items() if name == "transformers.utils"]
+    tables = [m for name, m in sys.modules.items() if name == "datasets"]
     try:
         for bar in bars:
             bar.disable_progress_bar()
+        for table in tables:
+            table.disable_progress_bars()
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
         with warnings.catch_warnings():
@@ -36,6 +38,8 @@ def quiet_libraries() -> Iterator[None]:
     finally:
         for bar in bars:
             bar.enable_progress_bar()
+        for table in tables:
+            table.enable_progress_bars()
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
 
@@ -44,17 +48,21 @@ class MemoryWatch:
     """Samples this process's resident memory every 50 ms in a thread; `peak` is the largest, in bytes."""
 
     def __enter__(self) -> "MemoryWatch":
-        self.peak, self.trace, self._stop = 0, [], threading.Event()
+        self.peak, self._recent, self._stop = 0, 0, threading.Event()
         self._thread = threading.Thread(target=self._sample, daemon=True)
         self._thread.start()
         return self
 
     def _sample(self) -> None:
-        process, start = psutil.Process(), time.perf_counter()
+        process = psutil.Process()
         while not self._stop.wait(0.05):
-            self.peak = max(self.peak, process.memory_info().rss)
-            if not self.trace or time.perf_counter() - start > self.trace[-1][0] + 1:
-                self.trace.append((time.perf_counter() - start, process.memory_info().rss))
+            resident = process.memory_info().rss
+            self.peak, self._recent = max(self.peak, resident), max(self._recent, resident)
+
+    def read_peak(self) -> int:
+        """Return the largest since the last call."""
+        recent, self._recent = max(self._recent, psutil.Process().memory_info().rss), 0
+        return recent
 
     def __exit__(self, *error) -> None:
         self._stop.set()

@@ -1,56 +1,34 @@
 """TRL's trainer with three small changes: packed batches, a prompt read once in each, a loss where it is borne."""
 
-import random
-from collections import Counter
+import math
+import os
+import shutil
+import signal
+import threading
+import time
 from collections.abc import Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from pathlib import Path
 
+from elm_helpers.batches import TokenBudgetSampler, build_dataset, pack_rows, shift_labels
 from elm_helpers.chat import Encoded
+from elm_helpers.curves import find_trouble, write_history
+from elm_helpers.devices import sum_devices
+from elm_helpers.runs import PART, explain_disk
+from elm_helpers.runtime import MemoryWatch
 
 import torch
-from datasets import Dataset
+from accelerate.utils import gather_object
 from torch.utils.data import DataLoader
+from transformers import TrainerCallback, TrainerState
+from transformers.trainer import DEFAULT_PROGRESS_CALLBACK
+from transformers.trainer_callback import PrinterCallback
 from trl import SFTTrainer
+from trl.models.utils import _ForwardRedirection
 
-LONG = 330  # tokens; a longer row is a whole conversation, which takes the time of several short ones
 PROMPT_TOKENS = 24  # rows that begin alike for so long have the same system prompt
-
-
-class TokenBudgetSampler:
-    """Batches of as many rows as fit a number of tokens, in an order that changes every epoch.
-
-    Rows that are packed count with their own tokens. Rows that are padded count with the longest of their batch; they
-    are sorted by length inside pools, so that little is padded. Rows of another group, such as another system prompt,
-    get batches of their own.
-    """
-
-    def __init__(
-        self, lengths: list[int], batch_tokens: int, seed: int, groups: list | None = None, padded: bool = False
-    ):
-        self.seed, self.epoch, self.batches = seed, 0, []
-        order, pool = random.Random(seed).sample(range(len(lengths)), len(lengths)), 512
-        if padded:
-            pools = [order[start : start + pool] for start in range(0, len(order), pool)]
-            order = [row for part in pools for row in sorted(part, key=lambda row: lengths[row])]
-        filling: dict = {}
-        for row in order:
-            group = groups[row] if groups else None
-            batch = filling.get(group, [])
-            sizes = [lengths[other] for other in (*batch, row)]
-            if batch and (max(sizes) * len(sizes) if padded else sum(sizes)) > batch_tokens:
-                self.batches.append(batch)
-                batch = []
-            filling[group] = [*batch, row]
-        self.batches += filling.values()
-
-    def set_epoch(self, epoch: int) -> None:
-        """Choose the order of an epoch, so that a resumed run sees the same batches."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return len(self.batches)
-
-    def __iter__(self) -> Iterator[list[int]]:
-        yield from random.Random(f"{self.seed}-{self.epoch}").sample(self.batches, len(self.batches))
+WATCHED_ROWS = 32  # held-out rows whose loss is followed while training
 
 
 class CompletionTrainer(SFTTrainer):
@@ -64,6 +42,9 @@ class CompletionTrainer(SFTTrainer):
 
     batch_tokens = 256
     trained_tokens = 0
+    clock = 0.0  # when training began; evaluations are taken out, and a resumed run began that much earlier
+    watched: list[Encoded] = []  # held-out rows whose loss is followed while training
+    memory: MemoryWatch | None = None
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by `TokenBudgetSampler` in place of a fixed number of rows."""
@@ -82,9 +63,24 @@ class CompletionTrainer(SFTTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Mean cross-entropy of the trained tokens (summed over the batch, divided by their number)."""
-        base = self.accelerator.unwrap_model(model).get_base_model()
+        total, count = self.sum_losses(model, inputs)
+        # With several devices, `num_items_in_batch` counts the tokens of all of them, and gradients are averaged.
+        loss = total / count if num_items_in_batch is None else total / num_items_in_batch * self.args.world_size
+        self.trained_tokens += int(inputs["attention_mask"].sum())
+        return (loss, {"loss": loss}) if return_outputs else loss
+
+    def sum_losses(self, model, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
+        """Return a batch's cross-entropy, summed, and its number of trained tokens.
+
+        With several devices `model` is wrapped, and only a call of the wrapper shares gradients or gathers weights. So
+        it is called, with `_sum_losses` in the place of the model's own forward.
+        """
+        plain = self.accelerator.unwrap_model(model)
+        return _ForwardRedirection()(model, plain, self._sum_losses, plain.get_base_model(), inputs)
+
+    def _sum_losses(self, base, inputs: dict) -> tuple[torch.Tensor, torch.Tensor]:
         ids, mask, labels = inputs["input_ids"], inputs["attention_mask"], inputs["labels"]
-        with self.accelerator.autocast():  # the model's own wrapper is passed by, and with it its autocast
+        with self.accelerator.autocast():  # the model's own forward is passed by, and with it its autocast
             if self.args.activation_checkpointing:
                 targets = shift_labels(labels)
                 states = base.model(input_ids=ids, attention_mask=mask, use_cache=False).last_hidden_state
@@ -93,125 +89,156 @@ class CompletionTrainer(SFTTrainer):
                 states = base.model(**packed, use_cache=False).last_hidden_state
             trained = targets != -100
             logits = base.lm_head(states[trained]).float()
-        total = torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum")
-        loss = total / (trained.sum() if num_items_in_batch is None else num_items_in_batch)
-        self.trained_tokens += int(mask.sum()) if torch.is_grad_enabled() else 0
-        return (loss, {"loss": loss}) if return_outputs else loss
+        return torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum"), trained.sum()
+
+    def go_on_from(self, checkpoint: Path | None) -> None:
+        """Count on from the tokens and seconds of a checkpoint, or from 0."""
+        log = TrainerState.load_from_json(str(checkpoint / "trainer_state.json")).log_history if checkpoint else []
+        last = next((entry for entry in reversed(log) if "tokens" in entry), {"tokens": 0, "seconds": 0.0})
+        self.trained_tokens = last["tokens"] if self.is_world_process_zero() else 0  # the devices' counts are summed
+        self.clock = time.perf_counter() - last["seconds"]
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        """Add tokens, seconds, speed and memory to what is logged, keep it as CSV; stop at a loss that is no number."""
+        if "loss" in logs:
+            last = next((e for e in reversed(self.state.log_history) if "tokens" in e), {"tokens": 0, "seconds": 0.0})
+            tokens = sum_devices(self, self.trained_tokens)
+            seconds = time.perf_counter() - self.clock
+            speed = (tokens - last["tokens"]) / max(seconds - last["seconds"], 1e-9)
+            logs.update(tokens=tokens, seconds=seconds, tokens_per_second=speed, memory_bytes=self.read_memory())
+        super().log(logs, start_time)
+        if self.is_world_process_zero() and "train_runtime" not in logs:
+            run = Path(self.args.output_dir)
+            with explain_disk(run, run):
+                write_history(self.state.log_history, run / "training_history.csv")
+        if not math.isfinite(logs.get("loss", 0.0)):
+            raise ValueError(f"stopped at {find_trouble(self.state.log_history)['nan']}")
+
+    def read_memory(self) -> int:
+        """Return the peak of memory since the last call: VRAM on a GPU, resident on a CPU, in bytes."""
+        if not torch.cuda.is_available():
+            return self.memory.read_peak() if self.memory else 0
+        peak = torch.cuda.max_memory_allocated()
+        torch.cuda.reset_peak_memory_stats()
+        return peak
+
+    def evaluate(self, eval_dataset=None, ignore_keys=None, metric_key_prefix="eval") -> dict[str, float]:
+        """Follow the loss of the watched rows, by `compute_eval_loss`: the model stays in training mode."""
+        start = time.perf_counter()
+        metrics = {"eval_loss": compute_eval_loss(self, self.watched)}
+        self.clock += time.perf_counter() - start
+        self.log(dict(metrics))
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Write a checkpoint beside its place, then rename it: a killed run leaves a whole one or none."""
+        run, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        with explain_disk(run, run):
+            try:
+                self.args.output_dir = str(run / PART)
+                super()._save_checkpoint(model, trial)
+            finally:
+                self.args.output_dir = str(run)
+            self.accelerator.wait_for_everyone()
+            if self.is_world_process_zero():
+                for path in (run / PART / name).iterdir():  # on the disk, not only on its way there
+                    with open(path, "rb") as file:
+                        os.fsync(file.fileno())
+                old = [path for path in run.glob("checkpoint-*") if path.name != name]
+                shutil.rmtree(run / name, ignore_errors=True)
+                (run / PART / name).rename(run / name)
+                for path in (*old, run / PART):
+                    shutil.rmtree(path, ignore_errors=True)
+            self.accelerator.wait_for_everyone()
 
 
-def shift_labels(labels: torch.Tensor) -> torch.Tensor:
-    """Return for each position the label of the next one, -100 for the last: (rows, length) both.
+def build_step_stop():
+    """Build the `TrainerCallback` that ends a run after a step once its `asked` is true, with a checkpoint.
 
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    return torch.nn.functional.pad(labels[:, 1:], (0, 1), value=-100)
-
-
-def pack_rows(
-    ids: torch.Tensor, mask: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
-) -> tuple[dict, torch.Tensor]:
-    """Return a padded batch as one sequence of its real tokens, the prompt that all rows begin with first and once.
-
-    Args:
-        ids: Token ids, (rows, length).
-        mask: 1 for a token, 0 for padding, the same shape.
-        labels: The same shape, -100 where no loss is computed.
-        dtype: The model's number format.
-
-    Returns:
-        What the model takes: ``input_ids`` and ``position_ids`` (1, tokens), and an additive ``attention_mask``
-        (1, 1, tokens, tokens) that lets a token see the prompt and what is before it in its own row. And for each
-        token the one that should follow, or -100, (1, tokens).
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    shared = count_shared(ids, labels)
-    rest = mask[:, shared:].bool()
-    row, column = rest.nonzero(as_tuple=True)
-    first = torch.arange(shared, device=ids.device)
-    row, position = torch.cat([torch.full_like(first, -1), row]), torch.cat([first, column + shared])
-    targets = torch.cat([torch.full_like(first, -100), shift_labels(labels)[:, shared:][rest]])
-    seen = ((row[:, None] == row) | (row == -1)) & (position[:, None] >= position)
-    hidden = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
-    packed = {"input_ids": torch.cat([ids[0, :shared], ids[:, shared:][rest]])[None], "position_ids": position[None]}
-    return packed | {"attention_mask": hidden[None, None]}, targets[None]
-
-
-def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:
-    """Return how many tokens all rows of a batch begin with, before any that bears loss; 0 where sharing gains nothing.
-
-    Args:
-        ids: Token ids, (rows, length).
-        labels: The same shape, -100 where no loss is computed.
-
-    Example:
-        >>> ids = torch.tensor([[5, 6, 7, 1, 2], [5, 6, 7, 3, 4]])
-        >>> count_shared(ids, torch.tensor([[-100, -100, -100, -100, 2], [-100, -100, -100, -100, 4]]))
-        3
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    if len(ids) < 2:
-        return 0
-    alike = (ids == ids[:1]).all(0) & (labels == -100).all(0)
-    shared = int(alike.int().cumprod(0).sum())
-    untrained = int((labels == -100).all(0).int().cumprod(0).sum())
-    return max(min(shared, untrained - 1), 0)
-
-
-def choose_rows(rows: list[dict], shares: dict[str, float], sizes: dict[str, int] | None = None) -> list[dict]:
-    """Return the first share of each task's rows, in file order: the mix that a run trains on.
-
-    The file keeps its 40 / 30 / 20 / 10 mix; a run may weigh the tasks differently, because a token spent on long
-    descriptions is a token not spent on tool calls.
-
-    Args:
-        rows: Rows as `elm generate` writes them.
-        shares: Share of each task's rows to keep, 0 to 1; a task that is not named is kept whole. With `sizes`,
-            ``long`` is the share of the rows of over `LONG` tokens, whatever their task.
-        sizes: Row id -> tokens.
-
-    Example:
-        >>> rows = [{"task": "conversation", "id": str(i)} for i in range(4)]
-        >>> [row["id"] for row in choose_rows(rows, {"conversation": 0.5})]
-        ['0', '1']
-        >>> [row["id"] for row in choose_rows(rows, {"long": 0}, {"0": 400, "1": 60, "2": 90, "3": 700})]
-        ['1', '2']
+    Before a checkpoint it has the run log and look at the held-out rows, so that what is saved ends at its own step.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    kinds = ["long" if sizes and sizes[row["id"]] > LONG else row["task"] for row in rows]
-    left = {kind: round(n * shares.get(kind, 1.0)) for kind, n in Counter(kinds).items()}
-    kept = []
-    for row, kind in zip(rows, kinds, strict=True):
-        if left[kind] > 0:
-            left[kind] -= 1
-            kept.append(row)
-    return kept
+
+    class StepStop(TrainerCallback):
+        """Looks at `asked` after every step."""
+
+        asked = False
+
+        def on_step_end(self, args, state, control, **more):
+            if any(gather_object([self.asked])):  # Ctrl-C reaches the devices one after the other, and none stops alone
+                control.should_training_stop = control.should_save = True
+            if control.should_save:
+                control.should_log = control.should_evaluate = True
+
+    return StepStop()
 
 
-def build_dataset(encoded: list[Encoded]) -> Dataset:
-    """Return the rows as TRL takes them ready-made: ``input_ids`` and ``labels``, -100 where no loss is computed.
+@contextmanager
+def stop_after_step(stop) -> Iterator[None]:
+    """Let Ctrl-C, and *Interrupt* in Jupyter, end the run after its step; a second one ends it at once.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    labels = [[t if bit else -100 for t, bit in zip(e.ids, e.mask, strict=True)] for e in encoded]
-    return Dataset.from_dict({"input_ids": [list(e.ids) for e in encoded], "labels": labels})
+
+    def ask(number, frame):
+        if stop.asked:
+            raise KeyboardInterrupt
+        stop.asked = True
+        print("\nStopping after this step; the adapter will be saved. Interrupt again to stop at once.", flush=True)
+
+    if threading.current_thread() is not threading.main_thread():  # only the main thread hears signals
+        yield
+        return
+    before = signal.signal(signal.SIGINT, ask)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def build_trainer(
+    model, tokenizer, encoded, held_out, lora, arguments, batch_tokens: int, callbacks: tuple
+) -> CompletionTrainer:
+    """Return the trainer, its adapter in fp32; progress is shown by the callbacks alone.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    trainer = CompletionTrainer(
+        model=model,
+        args=arguments,
+        train_dataset=build_dataset(encoded),
+        processing_class=tokenizer,
+        peft_config=deepcopy(lora),  # it gets the layers' names written into it
+        callbacks=list(callbacks),
+    )
+    for printer in (DEFAULT_PROGRESS_CALLBACK, PrinterCallback):
+        trainer.remove_callback(printer)
+    trainer.batch_tokens, trainer.watched = batch_tokens, held_out[:WATCHED_ROWS]
+    for parameter in trainer.model.parameters():
+        if parameter.requires_grad:  # TRL stores adapters in bf16; small updates would be rounded away
+            parameter.data = parameter.data.float()
+    return trainer
 
 
 def compute_eval_loss(trainer: CompletionTrainer, encoded: list[Encoded]) -> float:
-    """Return the mean loss per trained token of held-out rows.
+    """Return the mean loss per trained token of held-out rows; every device takes its share of the batches.
 
     The model stays in training mode, which changes nothing (there is no dropout): on CPUs with bf16 units,
     `model.eval()` would repack the 4-bit weights in place and no later step could train.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    rows = build_dataset(encoded)
-    total = 0.0
+    rows, devices = build_dataset(encoded), trainer.accelerator
+    lengths, padded = [len(e.ids) for e in encoded], trainer.args.activation_checkpointing
+    batches = list(TokenBudgetSampler(lengths, trainer.batch_tokens, seed=0, padded=padded))
+    total = torch.zeros((), device=devices.device)
     with torch.no_grad(), trainer.compute_loss_context_manager():
-        padded = trainer.args.activation_checkpointing
-        for batch in TokenBudgetSampler([len(e.ids) for e in encoded], trainer.batch_tokens, 0, padded=padded):
+        for start in range(0, len(batches), devices.num_processes):
+            mine = start + devices.process_index
+            batch = batches[mine % len(batches)]
             inputs = trainer._prepare_inputs(trainer.data_collator([rows[i] for i in batch]))
-            total += float(trainer.compute_loss(trainer.model, inputs, num_items_in_batch=1))
-    return total / sum(sum(e.mask) for e in encoded)
+            loss, _ = trainer.sum_losses(trainer.model_wrapped, inputs)
+            total += loss * (mine < len(batches))  # one too many only keeps step: sharded weights need every device
+    return float(devices.reduce(total)) / sum(sum(e.mask) for e in encoded)

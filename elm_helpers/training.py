@@ -1,6 +1,5 @@
 """QLoRA through TRL's own trainer, with three small changes that make it fast on a CPU, and a record of every run."""
 
-import csv
 import json
 import shutil
 import tempfile
@@ -9,29 +8,18 @@ from functools import cache
 from pathlib import Path
 
 from elm_helpers.chat import run_preflight
+from elm_helpers.curves import write_history
+from elm_helpers.devices import agree, gather_adapter, is_sharded, sum_devices
 from elm_helpers.profiles import Profile
+from elm_helpers.runs import check_reporters, close_run, describe_config, describe_run, explain_disk, open_run
 from elm_helpers.runtime import MemoryWatch, quiet_libraries, read_versions
-from elm_helpers.trainer import CompletionTrainer, build_dataset, compute_eval_loss
+from elm_helpers.trainer import build_step_stop, build_trainer, compute_eval_loss, stop_after_step
 
 import torch
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
 from trl import SFTConfig
-
-KEPT_ARGUMENTS = (
-    "learning_rate",
-    "num_train_epochs",
-    "lr_scheduler_type",
-    "warmup_steps",
-    "max_steps",
-    "max_length",
-    "optim",
-    "bf16",
-    "fp16",
-    "activation_checkpointing",
-    "seed",
-)
 
 
 @cache
@@ -73,6 +61,7 @@ def build_quantization(dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=dtype,
+        bnb_4bit_quant_storage=dtype if is_sharded() else torch.uint8,  # FSDP and ZeRO-3 cut only floats
     )
 
 
@@ -120,7 +109,8 @@ def build_arguments(profile: Profile, out: Path, dtype: torch.dtype, overrides: 
         "use_cpu": not torch.cuda.is_available(),
         "dataloader_pin_memory": torch.cuda.is_available(),
         "logging_steps": 5,
-        "save_strategy": "no",
+        "logging_nan_inf_filter": False,
+        "save_steps": 50,
         "report_to": "none",
         "seed": 0,
     }
@@ -181,88 +171,77 @@ def train_adapter(
     """
     encoded = run_preflight(tokenizer, rows, arguments.max_length)
     held_out = run_preflight(tokenizer, eval_rows, arguments.max_length)
+    check_reporters(arguments.report_to)
+    run = Path(arguments.output_dir)
     with quiet_libraries():
-        trainer = CompletionTrainer(
-            model=model,
-            args=arguments,
-            train_dataset=build_dataset(encoded),
-            processing_class=tokenizer,
-            peft_config=lora,
-            callbacks=list(callbacks),
-        )
-        trainer.batch_tokens = batch_tokens
-        for parameter in trainer.model.parameters():
-            if parameter.requires_grad:  # TRL stores adapters in bf16; small updates would be rounded away
-                parameter.data = parameter.data.float()
-        start = time.perf_counter()
-        with MemoryWatch() as watch, disable_input_dtype_casting(trainer.model):
-            trainer.train(resume_from_checkpoint=resume or None)
-            seconds = time.perf_counter() - start
+        config = describe_config(model, lora, arguments, batch_tokens)
+        record = describe_run(out, hub_id, config, rows, eval_rows)
+        checkpoint = agree(open_run(run, record, resume) if arguments.process_index == 0 else None)
+        trainer = build_trainer(model, tokenizer, encoded, held_out, lora, arguments, batch_tokens, callbacks)
+        stop = build_step_stop()
+        trainer.add_callback(stop)
+        with MemoryWatch() as trainer.memory, disable_input_dtype_casting(trainer.model):
+            trainer.go_on_from(checkpoint)
+            with stop_after_step(stop):
+                trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
+            seconds = time.perf_counter() - trainer.clock
             eval_loss = compute_eval_loss(trainer, held_out)
-        summary = summarise_run(trainer, lora, arguments, len(rows), seconds, watch, eval_loss)
-        write_adapter(trainer, tokenizer, summary, watch, out, hub_id)
+            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss)
+        with explain_disk(out, run):
+            write_adapter(trainer, tokenizer, summary, out, hub_id)
+            if trainer.is_world_process_zero():
+                close_run(run, summary)
     return summary
 
 
-def summarise_run(trainer, lora, arguments, rows, seconds, watch, eval_loss) -> dict:
+def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: float) -> dict:
     """Return what ``training_summary.json`` holds; seconds, bytes, and losses per trained token.
+
+    Tokens, seconds, losses and memory are those of the whole run, however often it was resumed.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-    seen = trainer.trained_tokens
-    config = {key: value for key, value in arguments.to_dict().items() if key in KEPT_ARGUMENTS}
+    log = [entry for entry in trainer.state.log_history if "loss" in entry]
+    losses, seen = [entry["loss"] for entry in log[-10:]], sum_devices(trainer, trainer.trained_tokens)
     return {
+        "status": "finished" if trainer.state.global_step >= trainer.state.max_steps else "stopped",
         "rows": rows,
         "tokens": seen,
         "tokens_per_second": round(seen / seconds, 1),
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
-        "peak_memory_bytes": torch.cuda.max_memory_allocated() if torch.cuda.is_available() else watch.peak,
-        "final_loss": round(sum(losses[-10:]) / max(len(losses[-10:]), 1), 4),
+        "peak_memory_bytes": max([trainer.read_memory(), *(entry["memory_bytes"] for entry in log)]),
+        "final_loss": round(sum(losses) / max(len(losses), 1), 4),
         "eval_loss": round(eval_loss, 4),
-        "trainable_parameters": sum(p.numel() for p in trainer.model.parameters() if p.requires_grad),
+        "trainable_parameters": sum(w.numel() for w in gather_adapter(trainer).values()),  # a shard hides it
         "versions": read_versions(),
-        "config": config
-        | {"lora_rank": lora.r, "lora_alpha": lora.lora_alpha, "lora_targets": "all-linear"}
-        | {"batch_tokens": trainer.batch_tokens, "quantized": bool(getattr(trainer.model, "is_loaded_in_4bit", 0))},
+        "config": config,
     }
 
 
-def write_adapter(trainer, tokenizer, summary: dict, watch: MemoryWatch, out: Path, hub_id: str) -> None:
+def write_adapter(trainer, tokenizer, summary: dict, out: Path, hub_id: str) -> None:
     """Write adapter, tokenizer, generation settings, summary and history beside `out`, then swap the folders.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
+    weights = gather_adapter(trainer)  # every device has to take part in this, only the first one writes
+    if not trainer.is_world_process_zero():
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
+    new = beside / out.name
     try:
         adapter = trainer.accelerator.unwrap_model(trainer.model)
-        adapter.to(torch.bfloat16)
         adapter.peft_config["default"].base_model_name_or_path = hub_id
-        adapter.save_pretrained(beside)
-        tokenizer.save_pretrained(beside)
+        adapter.save_pretrained(new, state_dict=weights)
+        tokenizer.save_pretrained(new)
         GenerationConfig(
             do_sample=False, eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
-        ).save_pretrained(beside)
-        (beside / "training_summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
-        write_history(trainer.state.log_history, beside / "training_history.csv")
-        with open(beside / "memory_history.csv", "w", newline="", encoding="utf-8") as file:
-            csv.writer(file).writerows([("seconds", "resident_bytes"), *watch.trace])
+        ).save_pretrained(new)
+        (new / "training_summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
+        write_history(trainer.state.log_history, new / "training_history.csv")
         if out.exists():
-            shutil.rmtree(out)
-        beside.rename(out)
+            out.rename(beside / "old")
+        new.rename(out)
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-
-
-def write_history(log_history: list[dict], path: Path) -> None:
-    """Write one CSV line per logged step: step, loss, learning rate, gradient norm.
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    columns = ["step", "loss", "learning_rate", "grad_norm"]
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, columns, extrasaction="ignore")
-        writer.writeheader()
-        writer.writerows(entry for entry in log_history if "loss" in entry)

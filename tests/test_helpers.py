@@ -11,17 +11,17 @@ from style import MODULES, NOTEBOOKS, read_tree
 
 # A module imports only from modules before it. A new module gets its place here.
 ORDER = [
-    *("paths", "profiles", "runtime", "signatures", "scoreboard"),
+    *("paths", "profiles", "runtime", "curves", "runs", "signatures", "scoreboard"),
     *("catalogue", "shop", "store", "account", "tools", "tool_calls", "grammar", "prompts"),
     *("redact", "chat_logs", "tables", "fields", "layouts", "shelves", "goods", "sales", "writers", "importers"),
     "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
-    *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
-    *("serve", "hub", "faults", "plots", "widgets", "frameworks", "course", "commands", "cli"),
+    *("base_model", "chat", "batches", "devices", "trainer", "training", "export", "engines", "rules", "evaluate"),
+    *("agent", "serve", "hub", "faults", "plots", "live", "widgets", "frameworks", "course", "commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
-TORCH = {"base_model", "chat", "trainer", "training", "engines"}
+TORCH = {"base_model", "chat", "batches", "devices", "trainer", "training", "engines"}
 LIGHT = ("paths", "profiles", "store", "tools", "tool_calls", "grammar", "prompts", "phrasebook", "rows", "generate")
 modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 Functions = ast.FunctionDef | ast.AsyncFunctionDef

@@ -1,15 +1,23 @@
 """The figures: titles that the data decides, and nothing left behind in pyplot."""
 
-import csv
-
 from elm_helpers import plots
 
 import matplotlib.pyplot as plt
 import pytest
 
 CALL = '<tool_call>search_products(query="mug")</tool_call>'
-HISTORY = [{"step": "5", "loss": "2.5", "learning_rate": "1e-3"}, {"step": "10", "loss": "0.5", "learning_rate": "0"}]
-MEMORY = [{"seconds": "0.1", "resident_bytes": "1000000000"}, {"seconds": "1.2", "resident_bytes": "2400000000"}]
+HISTORY = [
+    {"step": 5, "loss": 2.5, "learning_rate": 1e-3, "grad_norm": 2.0, "tokens_per_second": 90.0, "memory_bytes": 1e9},
+    {"step": 10, "loss": 0.5, "eval_loss": 0.7, "learning_rate": 0.0, "tokens_per_second": 80.0, "memory_bytes": 2.4e9},
+]
+RUNS = [
+    {
+        "name": f"2026-{rank}",
+        "facts": {"lora_rank": rank, "seed": 0},
+        "history": [*HISTORY[:1], HISTORY[1] | {"loss": end}],
+    }
+    for rank, end in ((16, 0.5), (4, 0.9))
+]
 
 
 def build_row(task: str, answer: str) -> dict:
@@ -28,7 +36,8 @@ ROWS = [build_row("tool_calling", CALL), build_row("conversation", "Hello!"), bu
 FIGURES = {
     "mix": lambda: plots.plot_mix(ROWS),
     "lengths": lambda: plots.plot_lengths({"conversation": [10, 20, 30], "tool_calling": [5, 6]}, max_length=25),
-    "training": lambda: plots.plot_training(HISTORY, MEMORY),
+    "training": lambda: plots.plot_training(HISTORY, "step 10 of 10"),
+    "runs": lambda: plots.plot_runs(RUNS, "lora_rank"),
     "scoreboard": lambda: plots.plot_scoreboard(build_board(base=0.4, tuned=0.9), ["tool_name", "over_call"]),
     "engines": lambda: plots.plot_engines([{"engine": "a", "tokens_per_second": 5.0}]),
 }
@@ -65,11 +74,33 @@ def test_the_lengths_title_names_the_longest_task():
     assert "15 words or fewer" in read_titles(figure) and figure.axes[0].get_xlabel() == "words in a row"
 
 
-def test_the_training_title_says_when_the_loss_does_not_fall():
-    assert "The loss falls from 2.50 to 0.50 in 10 steps" in read_titles(plots.plot_training(HISTORY, MEMORY))
-    assert "Memory peaks at 2.40 GB" in read_titles(plots.plot_training(HISTORY, MEMORY))
+def test_the_training_titles_say_when_the_loss_does_not_fall_and_where_memory_peaks():
+    figure = plots.plot_training(HISTORY)
+    assert "The loss falls from 2.50 to 0.50 in 10 steps" in read_titles(figure)
+    assert "Memory peaks at 2.40 GB" in read_titles(figure)
     assert "does not fall" in read_titles(plots.plot_training(HISTORY[::-1]))
-    assert "peaks" not in read_titles(plots.plot_training(HISTORY))
+
+
+def test_the_training_figure_shows_loss_held_out_loss_rate_gradient_speed_and_memory():
+    figure = plots.plot_training(HISTORY)
+    labels = " | ".join(axis.get_ylabel() for axis in figure.axes)
+    for what in ("loss", "learning rate", "gradient norm", "tokens a second", "memory (GB)"):
+        assert what in labels
+    assert [line.get_label() for line in figure.axes[0].lines] == ["loss (nats a token)", "held-out loss"]
+    assert list(figure.axes[0].lines[1].get_ydata()) == [0.7]
+
+
+def test_a_history_without_speed_and_memory_gets_no_empty_panels():
+    old = [{"step": 5, "loss": 2.5, "learning_rate": 1e-3}, {"step": 10, "loss": 0.5, "learning_rate": 0.0}]
+    assert len(plots.plot_training(old).axes) == 2
+
+
+def test_runs_lie_over_one_another_named_by_the_hyperparameter_in_the_order_of_its_values():
+    figure = plots.plot_runs(RUNS, "lora_rank")
+    assert "ends lowest with lora_rank = 16" in read_titles(figure)
+    assert [line.get_label().split()[0] for line in figure.axes[0].lines] == ["4", "16"]
+    with pytest.raises(ValueError, match="'rank'; known are lora_rank, seed"):
+        plots.plot_runs(RUNS, "rank")
 
 
 def test_the_scoreboard_title_knows_where_less_is_better():
@@ -94,6 +125,7 @@ def test_the_engines_title_compares_the_fastest_with_the_slowest():
         lambda: plots.plot_mix([]),
         lambda: plots.plot_lengths({"conversation": []}),
         lambda: plots.plot_training([]),
+        lambda: plots.plot_runs([], "lora_rank"),
         lambda: plots.plot_scoreboard(build_board(tuned=0.9), ["tool_name", "latency_p50_s"]),
         lambda: plots.plot_scoreboard(build_board(tuned=0.9), ["category"]),
         lambda: plots.plot_engines([]),
@@ -102,58 +134,4 @@ def test_the_engines_title_compares_the_fastest_with_the_slowest():
 def test_a_figure_of_nothing_is_refused_in_words(draw):
     with pytest.raises(ValueError, match=r"\w+ \w+"):
         draw()
-    assert plt.get_fignums() == []
-
-
-def test_a_runs_history_is_read_back_as_numbers(tmp_path):
-    for name, rows in (("training_history.csv", HISTORY), ("memory_history.csv", MEMORY)):
-        with open(tmp_path / name, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    history, memory = plots.read_history(tmp_path)
-    assert history[0] == {"step": 5.0, "loss": 2.5, "learning_rate": 1e-3}
-    assert memory[1]["resident_bytes"] == 2.4e9
-
-
-class Kernel:
-    """Stands for the notebook's shell; it has a kernel, as only a notebook's has."""
-
-    kernel = True
-
-
-class Handle:
-    def __init__(self, shown):
-        self.shown = shown
-
-    def update(self, image):
-        self.shown.append(image)
-
-
-def run_live_plot(logs: int, seconds: float = 0.0):
-    """Drive a live plot as the trainer would."""
-    from transformers import TrainerControl, TrainerState, TrainingArguments
-
-    plot, state, control = plots.build_live_plot(seconds), TrainerState(), TrainerControl()
-    args = TrainingArguments(output_dir="unused", use_cpu=True, bf16=False)
-    for step in range(1, logs + 1):
-        state.global_step = step
-        plot.on_step_end(args, state, control)
-        plot.on_log(args, state, control, logs={"loss": 1 / step, "learning_rate": 0.1})
-    plot.on_log(args, state, control, logs={"train_runtime": 1.0})
-    plot.on_train_end(args, state, control)
-
-
-def test_the_live_plot_draws_nothing_outside_a_notebook(monkeypatch):
-    monkeypatch.setattr("IPython.display.display", lambda *a, **k: pytest.fail("it displayed"))
-    run_live_plot(3)
-
-
-def test_the_live_plot_updates_one_display_at_most_once_a_second_and_leaves_the_last_state(monkeypatch):
-    shown = []
-    monkeypatch.setattr("IPython.get_ipython", Kernel)
-    monkeypatch.setattr("IPython.display.display", lambda image, display_id: shown.append(image) or Handle(shown))
-    run_live_plot(4, seconds=60)
-    assert len(shown) == 2  # the first, and the one at the end
-    assert all(len(image.data) < 150_000 for image in shown)
     assert plt.get_fignums() == []

@@ -1,8 +1,8 @@
 """QLoRA on the real base model, in real NF4, for two steps: what must be true of every run."""
 
-import csv
 import json
 
+from elm_helpers.curves import read_history
 from elm_helpers.paths import SAMPLE
 from elm_helpers.profiles import PROFILES
 
@@ -49,7 +49,7 @@ def run(base_model, tmp_path_factory):
         hub_id=CPU.base_model,
         batch_tokens=512,
     )
-    return folder / "elm", summary, linears
+    return folder / "elm", summary, linears, model
 
 
 def test_the_base_model_is_really_in_four_bits(run):
@@ -75,9 +75,18 @@ def test_the_adapters_folder_is_whole(run):
     assert config["base_model_name_or_path"] == CPU.base_model
 
 
-def test_the_curves_are_kept_with_the_run(run):
-    with open(run[0] / "memory_history.csv", encoding="utf-8") as file:
-        assert len(list(csv.DictReader(file))) >= 1
+def test_the_curves_are_kept_with_the_adapter_and_the_run(run):
+    for folder in (run[0], run[0].parent / "steps"):
+        history = read_history(folder)
+        assert [line["step"] for line in history] == [1, 2]
+        assert history[-1]["tokens"] == run[1]["tokens"]
+        assert set(history[-1]) >= {"loss", "eval_loss", "learning_rate", "grad_norm", "seconds", "memory_bytes"}
+
+
+def test_evaluating_takes_no_time_from_the_tokens_a_second(run):
+    """The clock stands still while held-out rows are read, in the middle of a run as at its end."""
+    assert run[1]["tokens_per_second"] == pytest.approx(run[1]["tokens"] / run[1]["seconds"], rel=0.05)
+    assert run[1]["seconds"] == pytest.approx(read_history(run[0])[-1]["seconds"], rel=0.1, abs=0.5)
 
 
 def test_no_half_written_folder_stays_beside_the_adapter(run):
@@ -98,10 +107,27 @@ def test_the_adapter_changes_the_models_logits(run, base_model):
     assert (before - after).abs().max() > 1e-3
 
 
+def test_the_adapter_reloads_to_the_same_outputs(run, base_model):
+    """The model that was trained, and its adapter from the folder on a fresh 4-bit base; bf16 rounds in between."""
+    import torch
+    from peft import PeftModel
+
+    ids = torch.arange(100, 130)[None]
+    fresh, _, _ = build_model(base_model)
+    with torch.no_grad():
+        base = fresh(ids).logits.float()
+        loaded = PeftModel.from_pretrained(fresh, run[0], is_trainable=True)(
+            ids
+        ).logits.float()  # not in eval(): see 03
+        trained = run[3](ids).logits.float()
+    assert (trained - base).norm() > 0
+    assert (loaded - trained).norm() < 0.25 * (trained - base).norm()
+
+
 @pytest.fixture(scope="module")
 def fast_and_stock(base_model, tmp_path_factory):
-    """Loss and gradients of one batch on the same fp32 weights: (ours, TRL's), and the tokens that were shared."""
-    from elm_helpers import chat, trainer, training
+    """Loss and gradients of one batch on the same fp32 weights: ours, TRL's; the tokens shared; gradients by hand."""
+    from elm_helpers import batches, chat, trainer, training
 
     import torch
     from trl import SFTTrainer
@@ -112,7 +138,7 @@ def fast_and_stock(base_model, tmp_path_factory):
     ours = trainer.CompletionTrainer(
         model=model.float(),
         args=arguments,
-        train_dataset=trainer.build_dataset(encoded),
+        train_dataset=batches.build_dataset(encoded),
         processing_class=tokenizer,
         peft_config=training.build_lora(CPU),
     )
@@ -124,37 +150,52 @@ def fast_and_stock(base_model, tmp_path_factory):
         loss.backward()
         grads = [p.grad.flatten() for p in ours.model.parameters() if p.requires_grad]
         found.append((loss.item(), torch.cat(grads)))
-    return *found, trainer.count_shared(batch["input_ids"], batch["labels"])
+    by_hand = []
+    for labels in (batch["labels"], torch.where(batch["attention_mask"] == 1, batch["input_ids"], -100)):
+        ours.model.zero_grad()
+        logits = ours.model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits
+        chosen = labels[:, 1:] != -100
+        scores = logits[:, :-1][chosen].log_softmax(-1)
+        (-scores.gather(1, labels[:, 1:][chosen][:, None]).mean()).backward()
+        by_hand.append(torch.cat([p.grad.flatten() for p in ours.model.parameters() if p.requires_grad]))
+    return *found, batches.count_shared(batch["input_ids"], batch["labels"]), by_hand
 
 
 def test_the_fast_loss_is_trls_own_loss(fast_and_stock):
     """Only the trained positions projected and the system prompt read once, or everything as TRL does."""
-    (fast, _), (stock, _), shared = fast_and_stock
+    (fast, _), (stock, _), shared, _ = fast_and_stock
     assert shared >= 15, "the batch has no prompt in common, so nothing was tested"
     assert fast == pytest.approx(stock, abs=1e-3)
 
 
 def test_the_fast_gradients_are_trls_own_gradients(fast_and_stock):
-    (_, fast), (_, stock), _ = fast_and_stock
+    (_, fast), (_, stock), _, _ = fast_and_stock
     assert stock.norm() > 0
     assert (fast - stock).norm() / stock.norm() < 1e-3
 
 
+def test_no_gradient_comes_from_predicting_the_prompt(fast_and_stock):
+    """The gradient is that of the answers' tokens, written out by hand, and far from that of all tokens."""
+    (_, fast), _, _, (answers, everything) = fast_and_stock
+    assert (fast - answers).norm() / answers.norm() < 1e-3
+    assert (fast - everything).norm() / everything.norm() > 0.3
+
+
 def test_the_loss_does_not_depend_on_what_the_prompt_would_be_labelled(base_model):
-    from elm_helpers import chat, trainer
+    from elm_helpers import batches, chat
 
     from transformers import AutoTokenizer
 
     encoded = chat.encode(
         AutoTokenizer.from_pretrained(base_model), read_rows("ecommerce_train.json", 1)[0]["messages"]
     )
-    row = trainer.build_dataset([encoded])[0]
+    row = batches.build_dataset([encoded])[0]
     assert [label != -100 for label in row["labels"]] == [bit == 1 for bit in encoded.mask]
     assert all(label in (-100, token) for label, token in zip(row["labels"], row["input_ids"], strict=True))
 
 
 def test_batches_hold_every_row_once_and_stay_inside_the_token_budget():
-    from elm_helpers.trainer import TokenBudgetSampler
+    from elm_helpers.batches import TokenBudgetSampler
 
     lengths = [20 + (i * 37) % 300 for i in range(1000)]
     packed = list(TokenBudgetSampler(lengths, 1024, seed=0))
@@ -168,7 +209,7 @@ def test_batches_hold_every_row_once_and_stay_inside_the_token_budget():
 
 
 def test_a_row_that_is_longer_than_the_budget_gets_a_batch_of_its_own():
-    from elm_helpers.trainer import TokenBudgetSampler
+    from elm_helpers.batches import TokenBudgetSampler
 
     for padded in (False, True):
         batches = list(TokenBudgetSampler([40, 900, 40], 256, seed=0, padded=padded))
@@ -176,7 +217,7 @@ def test_a_row_that_is_longer_than_the_budget_gets_a_batch_of_its_own():
 
 
 def test_packed_tokens_see_the_prompt_and_their_own_row_and_nothing_else():
-    from elm_helpers.trainer import pack_rows
+    from elm_helpers.batches import pack_rows
 
     import torch
 
@@ -192,7 +233,7 @@ def test_packed_tokens_see_the_prompt_and_their_own_row_and_nothing_else():
 
 
 def test_a_batch_holds_rows_of_one_system_prompt():
-    from elm_helpers.trainer import TokenBudgetSampler
+    from elm_helpers.batches import TokenBudgetSampler
 
     groups = ["signed in", "not"] * 200
     batches = list(TokenBudgetSampler([40] * 400, 400, seed=0, groups=groups))
@@ -211,7 +252,7 @@ def test_a_batch_holds_rows_of_one_system_prompt():
     ],
 )
 def test_what_a_batch_shares_ends_before_the_first_trained_token(rows, untrained, shared):
-    from elm_helpers.trainer import count_shared
+    from elm_helpers.batches import count_shared
 
     import torch
 
@@ -233,7 +274,7 @@ def test_the_compute_dtype_is_the_faster_one(monkeypatch):
 
 
 def test_every_epoch_has_its_own_order_and_the_same_seed_repeats_it():
-    from elm_helpers.trainer import TokenBudgetSampler
+    from elm_helpers.batches import TokenBudgetSampler
 
     first, second = (TokenBudgetSampler([50] * 400, 500, seed=3) for _ in range(2))
     assert list(first) == list(second)
@@ -268,6 +309,7 @@ def test_preflight_stops_a_run_before_it_starts(base_model, tmp_path):
             batch_tokens=512,
         )
     assert not (tmp_path / "elm").exists()
+    assert not (tmp_path / "steps").exists()
 
 
 def test_the_8b_adapter_of_the_seed_has_6_815_744_parameters():
@@ -308,12 +350,12 @@ def test_the_lesson_builds_the_same_configurations_as_the_command():
     cells = ["".join(cell.source) for cell in book.cells if cell.cell_type == "code" and "!git" not in cell.source]
     out, dtype = OUTPUTS / "elm", torch.float32
     names = {"quantization": BitsAndBytesConfig, "lora": LoraConfig, "arguments": SFTConfig}
-    space = {"profile": CPU, "dtype": dtype, "out": out, "OUTPUTS": OUTPUTS, "MAX_STEPS": -1, "torch": torch}
+    space = {"profile": CPU, "dtype": dtype, "run": out, "MAX_STEPS": -1, "torch": torch}
     space |= {kind.__name__: kind for kind in names.values()}
     for node in (node for cell in cells for node in ast.parse(cell).body):
         if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) in names and isinstance(node.value, ast.Call):
             exec(compile(ast.Module([node], []), "lesson 03", "exec"), space)  # our own notebook's code
     assert space["quantization"].to_dict() == training.build_quantization(dtype).to_dict()
     assert space["lora"].to_dict() == training.build_lora(CPU).to_dict()
-    expected = training.build_arguments(CPU, OUTPUTS / "runs" / "elm", dtype)
+    expected = training.build_arguments(CPU, out, dtype)
     assert space["arguments"].to_dict() == expected.to_dict()
