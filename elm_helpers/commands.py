@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
-from elm_helpers.runs import find_run, name_run
+from elm_helpers.runs import find_run, name_run, read_record
 
 import yaml
 
@@ -112,7 +112,9 @@ def run_train(args: argparse.Namespace) -> None:
     out = Path(args.out or OUTPUTS / profile.output)
     run = overrides.get("output_dir") or (find_run(out) if args.resume else name_run(out.name))
     rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
-    dtype = training.choose_compute_dtype()
+    if args.resume:  # a second measurement might choose another number format
+        overrides = {key: read_record(Path(run))["config"][key] for key in ("bf16", "fp16")} | overrides
+    dtype = training.choose_compute_dtype(overrides.get("bf16"), overrides.get("fp16"))
     folder = read_base_model(args.base_model or profile.base_model)
     arguments = training.build_arguments(profile, run, dtype, overrides)
     torch.manual_seed(arguments.seed)

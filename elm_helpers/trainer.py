@@ -163,8 +163,8 @@ class CompletionTrainer(SFTTrainer):
                 self.args.output_dir = str(run)
             self.accelerator.wait_for_everyone()
             if self.is_world_process_zero():
-                for path in (run / PART / name).iterdir():  # on the disk, not only on its way there
-                    with open(path, "rb") as file:
+                for path in filter(Path.is_file, (run / PART / name).rglob("*")):
+                    with open(path, "rb") as file:  # so that it is on the disk, not only on its way there
                         os.fsync(file.fileno())
                 old = [path for path in run.glob("checkpoint-*") if path.name != name]
                 shutil.rmtree(run / name, ignore_errors=True)
@@ -192,6 +192,8 @@ def build_step_stop():
                 control.should_training_stop = control.should_save = True
             if control.should_save:
                 control.should_log = control.should_evaluate = True
+            if state.global_step >= state.max_steps:  # resumed from its end, transformers would train one step more
+                control.should_save = False
 
     return StepStop()
 

@@ -11,11 +11,20 @@ from pathlib import Path
 from elm_helpers.chat import run_preflight
 from elm_helpers.curves import write_history
 from elm_helpers.profiles import Profile
-from elm_helpers.runs import check_reporters, close_run, describe_config, describe_run, explain_disk, open_run
+from elm_helpers.runs import (
+    check_reporters,
+    close_run,
+    describe_config,
+    describe_run,
+    explain_disk,
+    find_checkpoint,
+    open_run,
+)
 from elm_helpers.runtime import MemoryWatch, quiet_libraries, read_versions
 from elm_helpers.trainer import build_step_stop, build_trainer, compute_eval_loss, stop_after_step
 
 import torch
+from accelerate.utils import broadcast_object_list
 from peft import LoraConfig
 from peft.helpers import disable_input_dtype_casting
 from transformers import AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig, GenerationConfig
@@ -23,21 +32,27 @@ from trl import SFTConfig
 
 
 @cache
-def choose_compute_dtype() -> torch.dtype:
+def choose_compute_dtype(bf16: bool | None = None, fp16: bool | None = None) -> torch.dtype:
     """Return the number format that this machine multiplies fastest in.
 
     bfloat16 on GPUs from Ampere on, float16 on older GPUs. A CPU is measured: with bf16 units (AMX, AVX512-BF16) it is
     2 to 6 times faster in bfloat16, without them 2 to 3 times slower.
 
+    Args:
+        bf16: What somebody chose already: True takes bfloat16, False for both takes float32. None measures.
+        fp16: The same for float16.
+
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
+    if bf16 is not None or fp16:
+        return torch.bfloat16 if bf16 else torch.float16 if fp16 else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     seconds = {dtype: time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 
-def time_product(dtype: torch.dtype, rows: int = 512, columns: int = 1536, inner: int = 576, tries: int = 5) -> float:
+def time_product(dtype: torch.dtype, rows: int = 512, columns: int = 1536, inner: int = 576, tries: int = 20) -> float:
     """Return the seconds of the fastest of some matrix products, in the shape of the small model's feed-forward layer.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
@@ -197,10 +212,12 @@ def train_adapter(
     encoded = run_preflight(tokenizer, rows, arguments.max_length)
     held_out = run_preflight(tokenizer, eval_rows, arguments.max_length)
     check_reporters(arguments.report_to)
-    run = Path(arguments.output_dir)
+    arguments.output_dir = broadcast_object_list([arguments.output_dir])[0]  # several devices have one folder
+    run, first = Path(arguments.output_dir), arguments.process_index == 0
     with quiet_libraries():
         config = describe_config(model, lora, arguments, batch_tokens)
-        checkpoint = open_run(run, describe_run(out, hub_id, config, rows, eval_rows), resume)
+        record = describe_run(out, hub_id, config, rows, eval_rows)
+        checkpoint = open_run(run, record, resume) if first else find_checkpoint(run)
         trainer = build_trainer(model, tokenizer, encoded, held_out, lora, arguments, batch_tokens, callbacks)
         stop = build_step_stop()
         trainer.add_callback(stop)
@@ -211,9 +228,10 @@ def train_adapter(
             seconds = time.perf_counter() - trainer.clock
             eval_loss = compute_eval_loss(trainer, held_out)
             summary = summarise_run(trainer, config, len(rows), seconds, eval_loss)
-        with explain_disk(out, run):
-            write_adapter(trainer, tokenizer, summary, out, hub_id)
-            close_run(run, summary)
+        if first:
+            with explain_disk(out, run):
+                write_adapter(trainer, tokenizer, summary, out, hub_id)
+                close_run(run, summary)
     return summary
 
 
