@@ -162,15 +162,27 @@ def parse_overrides(words: list[str]) -> dict:
             name = name.replace("-", "_")
             if name not in known:
                 raise ValueError(f"{word}: no such option, and SFTConfig has no such field")
-            found[name] = yaml.safe_load(value) if value else True
+            found[name] = read_value(value) if value else True
         elif name is None:
             raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
         else:
-            try:
-                found[name] = float(word) if "e" in word.lower() else yaml.safe_load(word)
-            except ValueError:
-                found[name] = word
+            found[name] = read_value(word)
     return found
+
+
+def read_value(word: str):
+    """Return a word of the command line as number, bool, list or text; "no" is text, as in ``--save-strategy no``.
+
+    Example:
+        >>> [read_value(word) for word in ("2e-4", "10", "false", "no", "steps")]
+        [0.0002, 10, False, 'no', 'steps']
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    try:
+        return float(word) if "e" in word.lower() else word if word == "no" else yaml.safe_load(word)
+    except ValueError:
+        return yaml.safe_load(word)
 
 
 def run_answer(args: argparse.Namespace) -> None:
