@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
-from elm_helpers.runs import find_run, name_run
+from elm_helpers.runs import find_run, name_run, read_record
 
 import yaml
 
@@ -113,7 +113,10 @@ def run_train(args: argparse.Namespace) -> None:
     out = Path(args.out or OUTPUTS / profile.output)
     run = overrides.get("output_dir") or (find_run(out) if args.resume else name_run(out.name))
     rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
-    dtype, run = agree((training.choose_compute_dtype(), run))
+    if args.resume:  # a second measurement might choose another number format
+        overrides = {key: read_record(Path(run))["config"][key] for key in ("bf16", "fp16")} | overrides
+    dtype = training.choose_compute_dtype(overrides.get("bf16"), overrides.get("fp16"))
+    dtype, run = agree((dtype, run))
     overrides = {"ddp_find_unused_parameters": False} | overrides  # every weight of an adapter is used in every step
     arguments = training.build_arguments(profile, run, dtype, overrides)
     with arguments.main_process_first(desc="the base model is read"):
@@ -165,15 +168,27 @@ def parse_overrides(words: list[str]) -> dict:
             name = name.replace("-", "_")
             if name not in known:
                 raise ValueError(f"{word}: no such option, and SFTConfig has no such field")
-            found[name] = yaml.safe_load(value) if value else True
+            found[name] = read_value(value) if value else True
         elif name is None:
             raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
         else:
-            try:
-                found[name] = float(word) if "e" in word.lower() else yaml.safe_load(word)
-            except ValueError:
-                found[name] = word
+            found[name] = read_value(word)
     return found
+
+
+def read_value(word: str):
+    """Return a word of the command line as number, bool, list or text; "no" is text, as in ``--save-strategy no``.
+
+    Example:
+        >>> [read_value(word) for word in ("2e-4", "10", "false", "no", "steps")]
+        [0.0002, 10, False, 'no', 'steps']
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    try:
+        return float(word) if "e" in word.lower() else word if word == "no" else yaml.safe_load(word)
+    except ValueError:
+        return yaml.safe_load(word)
 
 
 def run_answer(args: argparse.Namespace) -> None:

@@ -23,21 +23,27 @@ from trl import SFTConfig
 
 
 @cache
-def choose_compute_dtype() -> torch.dtype:
+def choose_compute_dtype(bf16: bool | None = None, fp16: bool | None = None) -> torch.dtype:
     """Return the number format that this machine multiplies fastest in.
 
     bfloat16 on GPUs from Ampere on, float16 on older GPUs. A CPU is measured: with bf16 units (AMX, AVX512-BF16) it is
     2 to 6 times faster in bfloat16, without them 2 to 3 times slower.
 
+    Args:
+        bf16: What somebody chose already: True takes bfloat16, False for both takes float32. None measures.
+        fp16: The same for float16.
+
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
+    if bf16 is not None or fp16:
+        return torch.bfloat16 if bf16 else torch.float16 if fp16 else torch.float32
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
     seconds = {dtype: time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 
-def time_product(dtype: torch.dtype, rows: int = 512, columns: int = 1536, inner: int = 576, tries: int = 5) -> float:
+def time_product(dtype: torch.dtype, rows: int = 512, columns: int = 1536, inner: int = 576, tries: int = 20) -> float:
     """Return the seconds of the fastest of some matrix products, in the shape of the small model's feed-forward layer.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.

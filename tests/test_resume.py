@@ -1,4 +1,8 @@
-"""Runs that are killed, interrupted, or out of disk: real training in processes of its own, and real signals."""
+"""Runs that are killed, interrupted, or out of disk: real training in processes of its own, and real signals.
+
+The model is real in all but size: a Llama of two layers with the base model's tokenizer, in NF4. A step takes
+milliseconds, so that a run can be killed often. Lesson 3 stops and resumes the course's own model.
+"""
 
 import csv
 import json
@@ -16,8 +20,8 @@ from elm_helpers.paths import SAMPLE
 import pytest
 from safetensors.torch import load_file
 
-STEPS = 10
-WORDS = "--max-steps 10 --save-steps 3 --logging-steps 1 --batch-tokens 96 --disable-tqdm"
+STEPS = 20
+WORDS = "--max-steps 20 --save-steps 6 --logging-steps 1 --batch-tokens 96 --bf16 false --disable-tqdm"
 
 
 @pytest.fixture(scope="module")
@@ -29,7 +33,23 @@ def processes():
 
 
 @pytest.fixture(scope="module")
-def data(tmp_path_factory, base_model):
+def tiny(tmp_path_factory, base_model, smol):
+    """The folder of a base model with two layers."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder, config = tmp_path_factory.mktemp("tiny"), AutoConfig.from_pretrained(base_model)
+    shape = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "head_dim": 16}
+    for key, value in (shape | {"num_attention_heads": 4, "num_key_value_heads": 2}).items():
+        setattr(config, key, value)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).to(torch.bfloat16).save_pretrained(folder)
+    smol.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
     """A folder with short training and evaluation rows."""
     folder = tmp_path_factory.mktemp("data")
     lines = (SAMPLE / "ecommerce_train.json").read_text(encoding="utf-8").splitlines()
@@ -39,9 +59,15 @@ def data(tmp_path_factory, base_model):
     return folder
 
 
-def train(words, log, prepare=None):
+def train(words, model, log, prepare=None):
     """In a process of its own: be `elm train`, its output in a file."""
+    from elm_helpers import base_model
+
+    import torch
+
+    torch.set_num_threads(1)  # threads that wait for one another are slow when a machine is busy
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
+    base_model.read_base_model = lambda hub_id: model
     if prepare:
         prepare()
     sys.exit(cli.main(["train", *words]))
@@ -50,14 +76,20 @@ def train(words, log, prepare=None):
 class Trainer:
     """`elm train` on one folder, again and again."""
 
-    def __init__(self, processes, data, folder):
-        self.processes, self.folder, self.run, self.out = processes, folder, folder / "run", folder / "elm"
+    def __init__(self, processes, tiny, data, folder):
+        self.processes, self.tiny, self.folder, self.run, self.out = (
+            processes,
+            tiny,
+            folder,
+            folder / "run",
+            folder / "elm",
+        )
         self.words = ["--data", data / "train.json", "--eval-data", data / "eval.json", "--out", self.out]
         self.words = [*map(str, [*self.words, "--output-dir", self.run]), *WORDS.split()]
 
     def start(self, *words, prepare=None):
         log = self.folder / "log"
-        process = self.processes.Process(target=train, args=([*self.words, *words], log, prepare))
+        process = self.processes.Process(target=train, args=([*self.words, *words], self.tiny, log, prepare))
         process.start()
         return process
 
@@ -81,7 +113,7 @@ class Trainer:
             return list(csv.DictReader(file))
 
     def read_losses(self):
-        return [(line["step"], line["loss"], line["eval_loss"], line["learning_rate"]) for line in self.read_curve()]
+        return [(line["step"], line["loss"], line["learning_rate"], line["grad_norm"]) for line in self.read_curve()]
 
     def read_adapter(self):
         return load_file(self.out / "adapter_model.safetensors")
@@ -96,16 +128,16 @@ def is_same(left, right):
 
 
 @pytest.fixture(scope="module")
-def whole(processes, data, tmp_path_factory):
+def whole(processes, tiny, data, tmp_path_factory):
     """A run that nothing disturbed."""
-    trainer = Trainer(processes, data, tmp_path_factory.mktemp("whole"))
+    trainer = Trainer(processes, tiny, data, tmp_path_factory.mktemp("whole"))
     code, said = trainer.finish()
     assert code == 0, said
     return trainer
 
 
-def test_the_same_seed_gives_the_same_losses_and_the_same_adapter(whole, processes, data, tmp_path):
-    again = Trainer(processes, data, tmp_path)
+def test_the_same_seed_gives_the_same_losses_and_the_same_adapter(whole, processes, tiny, data, tmp_path):
+    again = Trainer(processes, tiny, data, tmp_path)
     assert again.finish()[0] == 0
     assert again.read_losses() == whole.read_losses()
     assert is_same(again.read_adapter(), whole.read_adapter())
@@ -115,16 +147,18 @@ def test_a_finished_run_keeps_curve_picture_and_record_and_no_checkpoint(whole):
     assert {path.name for path in whole.run.iterdir()} == {"run.json", "training_history.csv", "training.png"}
     curve = whole.read_curve()
     assert [line["step"] for line in curve] == [str(n) for n in range(1, STEPS + 1)]
-    assert [line["step"] for line in curve if line["eval_loss"]] == ["3", "6", "9", "10"]
+    assert [line["step"] for line in curve if line["eval_loss"]] == ["6", "12", "18", "20"]
     assert int(curve[-1]["tokens"]) == whole.read_summary()["tokens"]
-    assert all(float(line["memory_bytes"]) > 3e8 and float(line["tokens_per_second"]) > 0 for line in curve)
+    assert all(float(line["memory_bytes"]) > 1e8 and float(line["tokens_per_second"]) > 0 for line in curve)
     seconds = [float(line["seconds"]) for line in curve]
     assert seconds == sorted(seconds) and seconds[-1] <= whole.read_summary()["seconds"] + 0.1
 
 
 @pytest.mark.parametrize("seed", [0, 1])
-def test_a_run_killed_at_random_points_ends_with_the_same_adapter_bit_for_bit(seed, whole, processes, data, tmp_path):
-    dice, trainer = random.Random(seed), Trainer(processes, data, tmp_path)
+def test_a_run_killed_at_random_points_ends_with_the_same_adapter_bit_for_bit(
+    seed, whole, processes, tiny, data, tmp_path
+):
+    dice, trainer = random.Random(seed), Trainer(processes, tiny, data, tmp_path)
     words, kills = (), sorted(dice.sample(range(1, STEPS + 1), 2))
     for step in kills:
         process = trainer.start(*words)
@@ -180,20 +214,20 @@ class DieAt:
         die_at(*self.place)()
 
 
-@pytest.mark.parametrize("place", [("save", 4), ("save_to_json", 2), ("rename", 2)])
-def test_a_run_killed_inside_a_save_goes_on_from_the_checkpoint_before(place, whole, processes, data, tmp_path):
-    trainer = Trainer(processes, data, tmp_path)
+@pytest.mark.parametrize("place", [("save", 5), ("save_to_json", 2), ("rename", 2)])
+def test_a_run_killed_inside_a_save_goes_on_from_the_checkpoint_before(place, whole, processes, tiny, data, tmp_path):
+    trainer = Trainer(processes, tiny, data, tmp_path)
     code, said = trainer.finish(prepare=DieAt(*place))
     assert code == -signal.SIGKILL, said
-    assert [path.name for path in trainer.run.glob("checkpoint-*")] == ["checkpoint-3"]
-    assert (trainer.run / ".part" / "checkpoint-6").is_dir()
+    assert [path.name for path in trainer.run.glob("checkpoint-*")] == ["checkpoint-6"]
+    assert (trainer.run / ".part" / "checkpoint-12").is_dir()
     assert trainer.finish("--resume")[0] == 0
     assert trainer.read_losses() == whole.read_losses()
     assert is_same(trainer.read_adapter(), whole.read_adapter())
 
 
-def test_ctrl_c_ends_after_the_step_with_the_adapter_saved_and_can_go_on(whole, processes, data, tmp_path):
-    trainer = Trainer(processes, data, tmp_path)
+def test_ctrl_c_ends_after_the_step_with_the_adapter_saved_and_can_go_on(whole, processes, tiny, data, tmp_path):
+    trainer = Trainer(processes, tiny, data, tmp_path)
     process = trainer.start()
     trainer.wait_for_step(process, 4)
     os.kill(process.pid, signal.SIGINT)
@@ -220,10 +254,10 @@ def test_ctrl_c_ends_after_the_step_with_the_adapter_saved_and_can_go_on(whole, 
         ((), "has finished"),
     ],
 )
-def test_resuming_otherwise_is_refused_in_one_line(words, said, whole, processes, tmp_path):
+def test_resuming_otherwise_is_refused_in_one_line(words, said, whole, processes, tiny, tmp_path):
     if words:  # as if it had not ended
         record = json.loads((whole.run / "run.json").read_text(encoding="utf-8"))
-        other = Trainer(processes, tmp_path, tmp_path)
+        other = Trainer(processes, tiny, tmp_path, tmp_path)
         other.run.mkdir()
         (other.run / "run.json").write_text(json.dumps(record | {"status": "started"}), encoding="utf-8")
         other.words[:4] = whole.words[:4]
@@ -240,34 +274,52 @@ def test_nothing_to_resume_is_said_in_one_line_before_anything_is_loaded(tmp_pat
     assert "nothing to resume" in capsys.readouterr().err
 
 
-def limit_files():
-    """No file may grow over 30 MB: the adapter fits, the optimizer's state does not. A full disk, in effect."""
-    resource.setrlimit(resource.RLIMIT_FSIZE, (30_000_000, 30_000_000))
+class LimitFiles:
+    """No file may grow over so many bytes: a full disk, as far as a program can tell."""
+
+    def __init__(self, size):
+        self.size = size
+
+    def __call__(self):
+        resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
+@pytest.mark.parametrize("size", [100_000, 1_000_000])  # less than the adapter; less than the tokenizer
 def test_a_full_disk_gives_one_line_keeps_the_last_good_checkpoint_and_the_run_goes_on(
-    whole, processes, data, tmp_path
+    size, whole, processes, tiny, data, tmp_path
 ):
-    trainer = Trainer(processes, data, tmp_path)
+    trainer = Trainer(processes, tiny, data, tmp_path)
     process = trainer.start()
-    trainer.wait_for_step(process, 5)
+    trainer.wait_for_step(process, 8)
     process.kill()
     process.join()
-    code, said = trainer.finish("--resume", prepare=limit_files)
+    code, said = trainer.finish("--resume", prepare=LimitFiles(size))
     assert code == 1
     assert "can't be written" in said.splitlines()[-1]
-    assert f"the last good checkpoint is {trainer.run / 'checkpoint-3'}" in said.splitlines()[-1]
+    assert f"the last good checkpoint is {trainer.run / 'checkpoint-6'}" in said.splitlines()[-1]
     assert "Traceback" not in said
     assert not (trainer.run / ".part").exists()
     assert trainer.finish("--resume")[0] == 0
     assert is_same(trainer.read_adapter(), whole.read_adapter())
 
 
-def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_old_adapter(whole, processes, data, tmp_path):
-    trainer = Trainer(processes, data, tmp_path)
+def test_a_loss_that_is_no_number_stops_the_run_and_leaves_the_old_adapter(whole, processes, tiny, data, tmp_path):
+    trainer = Trainer(processes, tiny, data, tmp_path)
     trainer.out.mkdir()
     (trainer.out / "old").touch()
     code, said = trainer.finish("--learning-rate", "1e30", "--warmup-steps", "0", "--max-grad-norm", "0")
     assert code == 2
     assert "the loss is nan" in said.splitlines()[-1]
     assert [path.name for path in trainer.out.iterdir()] == ["old"]
+
+
+def test_a_disk_that_fills_up_at_the_end_leaves_the_old_adapter(processes, tiny, data, tmp_path):
+    trainer = Trainer(processes, tiny, data, tmp_path)
+    trainer.out.mkdir()
+    (trainer.out / "old").touch()
+    code, said = trainer.finish("--save-strategy", "no", prepare=LimitFiles(100_000))
+    assert code == 1
+    assert f"{trainer.out} can't be written" in said.splitlines()[-1]
+    assert "no checkpoint was written yet" in said.splitlines()[-1]
+    assert [path.name for path in trainer.out.iterdir()] == ["old"]
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
