@@ -17,8 +17,8 @@ ORDER = [
     "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
-    *("base_model", "chat", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
-    *("serve", "hub", "faults", "plots", "widgets", "frameworks", "course", "commands", "cli"),
+    *("base_model", "chat", "budget", "trainer", "training", "export", "engines", "rules", "evaluate", "agent"),
+    *("serve", "hub", "faults", "plots", "memory_plot", "widgets", "frameworks", "course", "commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
 TORCH = {"base_model", "chat", "trainer", "training", "engines"}
