@@ -44,7 +44,7 @@ def choose_compute_dtype() -> torch.dtype:
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     seconds = {dtype: time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 

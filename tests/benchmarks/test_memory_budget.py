@@ -1,0 +1,56 @@
+"""Predicted against measured peak of real training, each run in a fresh process: run with `pytest tests/benchmarks`."""
+
+import json
+import os
+import subprocess
+import sys
+
+from elm_helpers.budget import Setting, predict_memory
+from elm_helpers.paths import ROOT
+
+import pytest
+
+STEPS = 4
+TRAIN = """
+import json, sys
+from dataclasses import replace
+from pathlib import Path
+import psutil, torch
+from elm_helpers import training
+from elm_helpers.base_model import read_base_model
+from elm_helpers.chat import encode
+from elm_helpers.commands import read_lines
+from elm_helpers.paths import SAMPLE
+from elm_helpers.profiles import PROFILES
+
+out, ask = Path(sys.argv[1]), json.loads(sys.argv[2])
+profile = replace(PROFILES["cpu"], lora_rank=ask["rank"], activation_checkpointing=ask["checkpointing"])
+dtype = training.choose_compute_dtype()
+{warm}
+process = psutil.Process().memory_info().rss
+quantization = training.build_quantization(dtype) if ask["quantized"] else None
+folder = read_base_model(verbose=False)
+model, tokenizer = training.load_for_training(folder, quantization, dtype, profile.attention)
+rows = read_lines(SAMPLE / "ecommerce_train.json")
+sizes = [encode(tokenizer, row["messages"]) for row in rows]
+kept = [(row, size) for row, size in zip(rows, sizes, strict=True) if len(size.ids) <= ask["batch_tokens"]][:60]
+changes = {"max_steps": ask["steps"], "disable_tqdm": True, "eval_strategy": "no", "save_strategy": "no"}
+summary = training.train_adapter(
+    model,
+    tokenizer,
+    [row for row, _ in kept],
+    [kept[0][0]],
+    training.build_lora(profile),
+    training.build_arguments(profile, out / "run", dtype, changes),
+    out=out / "adapter",
+    hub_id=profile.base_model,
+    batch_tokens=ask["batch_tokens"],
+)
+print(json.dumps({
+    "process": process,
+    "peak": summary["peak_memory_bytes"],
+    "width": dtype.itemsize,
+    "longest": max(len(size.ids) for _, size in kept),
+    "share": sum(sum(size.mask) for _, size in kept) / sum(len(size.ids) for _, size in kept),
+}))
+"""
