@@ -139,7 +139,7 @@ def read_base_model(hub_id: str = SMOL, *, outputs: Path = OUTPUTS, verbose: boo
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import constants, hf_hub_download, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def say(source: str, folder: str | Path) -> Path:
@@ -152,10 +152,12 @@ def read_base_model(hub_id: str = SMOL, *, outputs: Path = OUTPUTS, verbose: boo
         if any(cached.glob("*.safetensors")):
             return say("from the Hub's cache on this machine", cached)
     try:
+        hf_hub_download(hub_id, "config.json", etag_timeout=5)  # a refusal comes before any progress bar
         return say("downloaded from the Hub", snapshot_download(hub_id, allow_patterns=MODEL_FILES, etag_timeout=5))
     except GatedRepoError as error:
         raise PermissionError(
-            f"{hub_id} is gated: ask for access on its Hub page and set HF_TOKEN; {SMOL} needs no account"
+            f"{hub_id} is gated: ask for access at {constants.ENDPOINT}/{hub_id} and set HF_TOKEN; "
+            f"{SMOL} (--profile cpu) needs no account"
         ) from error
     except RepositoryNotFoundError as error:
         raise FileNotFoundError(f"{hub_id} is not on the Hub (or is private and HF_TOKEN is not set)") from error

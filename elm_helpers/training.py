@@ -38,7 +38,7 @@ def choose_compute_dtype(bf16: bool | None = None, fp16: bool | None = None) -> 
     if bf16 is not None or fp16:
         return torch.bfloat16 if bf16 else torch.float16 if fp16 else torch.float32
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported() else torch.float16
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
     seconds = {dtype: time_product(dtype) for dtype in (torch.float32, torch.bfloat16)}
     return torch.bfloat16 if 1.5 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 

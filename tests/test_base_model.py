@@ -88,19 +88,6 @@ def test_the_hubs_cache_comes_first(tmp_path, monkeypatch, capsys, base_model):
     assert "cache" in capsys.readouterr().out
 
 
-def test_a_gated_model_says_where_to_ask_and_what_needs_no_account(monkeypatch):
-    from huggingface_hub.errors import GatedRepoError
-
-    def refuse(*_, local_files_only=False, **__):
-        if local_files_only:
-            raise FileNotFoundError
-        raise GatedRepoError.__new__(GatedRepoError)
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", refuse)
-    with pytest.raises(PermissionError, match="gated: ask for access .*SmolLM2"):
-        bm.read_base_model("meta-llama/Llama-3.1-8B-Instruct")
-
-
 def test_an_unpackaged_model_without_a_network_is_named(offline):
     with pytest.raises(FileNotFoundError, match="owner/unknown: the Hub cannot be reached"):
         bm.read_base_model("owner/unknown")

@@ -17,8 +17,9 @@ ORDER = [
     "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
     *("grounding", "metrics", "sheets", "cases"),
-    *("base_model", "chat", "batches", "devices", "trainer", "training", "export", "engines", "rules", "evaluate"),
-    *("agent", "serve", "hub", "faults", "plots", "live", "widgets", "frameworks", "course", "commands", "cli"),
+    *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "rules"),
+    *("evaluate", "agent", "serve", "hub", "faults", "plots", "live", "memory_plot", "widgets", "frameworks", "course"),
+    *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
 TORCH = {"base_model", "chat", "batches", "devices", "trainer", "training", "engines"}
