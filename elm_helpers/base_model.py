@@ -139,7 +139,7 @@ def read_base_model(hub_id: str = SMOL, *, outputs: Path = OUTPUTS, verbose: boo
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
-    from huggingface_hub import constants, hf_hub_download, snapshot_download
+    from huggingface_hub import auth_check, constants, snapshot_download
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError
 
     def say(source: str, folder: str | Path) -> Path:
@@ -152,7 +152,7 @@ def read_base_model(hub_id: str = SMOL, *, outputs: Path = OUTPUTS, verbose: boo
         if any(cached.glob("*.safetensors")):
             return say("from the Hub's cache on this machine", cached)
     try:
-        hf_hub_download(hub_id, "config.json", etag_timeout=5)  # a refusal comes before any progress bar
+        auth_check(hub_id)  # a refusal comes before any progress bar
         return say("downloaded from the Hub", snapshot_download(hub_id, allow_patterns=MODEL_FILES, etag_timeout=5))
     except GatedRepoError as error:
         raise PermissionError(

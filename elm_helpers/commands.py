@@ -9,7 +9,7 @@ from pathlib import Path
 
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
-from elm_helpers.runs import find_run, name_run, read_record
+from elm_helpers.runs import choose_run
 
 import yaml
 
@@ -109,14 +109,11 @@ def run_train(args: argparse.Namespace) -> None:
 
     import torch
 
-    profile, overrides = PROFILES[args.profile], parse_overrides(args.override)
+    profile = PROFILES[args.profile]
     out = Path(args.out or OUTPUTS / profile.output)
-    run = overrides.get("output_dir") or (find_run(out) if args.resume else name_run(out.name))
+    run, overrides = choose_run(out, args.resume, parse_overrides(args.override))
     rows, eval_rows = read_lines(Path(args.data)), read_lines(Path(args.eval_data))
-    if args.resume:  # a second measurement might choose another number format
-        overrides = {key: read_record(Path(run))["config"][key] for key in ("bf16", "fp16")} | overrides
-    dtype = training.choose_compute_dtype(overrides.get("bf16"), overrides.get("fp16"))
-    dtype, run = agree((dtype, run))
+    dtype, run = agree((training.choose_compute_dtype(overrides.get("bf16"), overrides.get("fp16")), run))
     overrides = {"ddp_find_unused_parameters": False} | overrides  # every weight of an adapter is used in every step
     arguments = training.build_arguments(profile, run, dtype, overrides)
     with arguments.main_process_first(desc="the base model is read"):

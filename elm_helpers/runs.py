@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import re
 import shutil
 import time
 from collections.abc import Iterator, Sequence
@@ -28,22 +29,9 @@ KEPT_ARGUMENTS = (
     "activation_checkpointing",
     "seed",
 )
-# Beginnings of the arguments' names that don't decide what is learned.
-HOW_IT_RUNS = (
-    *(
-        "output_dir",
-        "run_name",
-        "report_to",
-        "disable_tqdm",
-        "logging",
-        "log_",
-        "save",
-        "eval",
-        "hub",
-        "push_to",
-        "use_cpu",
-    ),
-    *("dataloader", "gradient_checkpointing", "project", "trackio", "ddp", "load_best", "metric_for", "greater_is"),
+HOW_IT_RUNS = re.compile(  # beginnings of the arguments' names that don't decide what is learned
+    "output_dir|run_name|report_to|disable_tqdm|logging|log_|save|eval|hub|push_to|use_cpu|dataloader|"
+    "gradient_checkpointing|project|trackio|ddp|load_best|metric_for|greater_is"
 )
 RUNS = OUTPUTS / "runs"
 RECORD, PART = "run.json", ".part"  # a checkpoint is written in PART, and renamed once it is whole
@@ -123,7 +111,7 @@ def describe_config(model, lora, arguments, batch_tokens: int) -> dict:
     return {
         key: value
         for key, value in arguments.to_dict().items()
-        if key in KEPT_ARGUMENTS or (value != default[key] and not key.startswith(HOW_IT_RUNS))
+        if key in KEPT_ARGUMENTS or (value != default[key] and not HOW_IT_RUNS.match(key))
     } | {
         "lora_rank": lora.r,
         "lora_alpha": lora.lora_alpha,
@@ -203,6 +191,21 @@ def find_run(out: Path, runs: Path = RUNS) -> Path:
     if not found:
         raise FileNotFoundError(f"{runs} holds no run of {out}: there is nothing to resume; start one without --resume")
     return max(found, key=lambda run: (read_record(run)["started"], run.name))
+
+
+def choose_run(out: Path, resume: bool, overrides: dict) -> tuple[Path, dict]:
+    """Return the folder of a run that trains `out`, and the overrides; a resumed run keeps its number format.
+
+    Raises:
+        FileNotFoundError: There is no run to resume.
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    if not resume:
+        return Path(overrides.get("output_dir") or name_run(out.name)), overrides
+    run = Path(overrides.get("output_dir") or find_run(out))
+    formats = {key: read_record(run)["config"][key] for key in ("bf16", "fp16")}  # measured anew, it might be another
+    return run, formats | overrides
 
 
 def find_checkpoint(run: Path) -> Path | None:

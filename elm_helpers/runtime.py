@@ -1,6 +1,5 @@
 """What every run does around its work: keep libraries quiet, watch memory, note versions and the machine."""
 
-import ctypes
 import logging
 import os
 import platform
@@ -68,26 +67,6 @@ class MemoryWatch:
     def __exit__(self, *error) -> None:
         self._stop.set()
         self._thread.join()
-
-
-def read_resident() -> int:
-    """Return this process's resident memory in bytes.
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    return psutil.Process().memory_info().rss
-
-
-def return_freed_memory() -> None:
-    """Give memory that was freed back to the system; glibc keeps it otherwise, in pieces that the next batch can't use.
-
-    It does nothing where the C library has no ``malloc_trim``, as on macOS and Windows.
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
-    if trim:
-        trim(0)
 
 
 def read_versions() -> dict[str, str]:

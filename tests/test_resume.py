@@ -67,7 +67,7 @@ def train(words, model, log, prepare=None):
 
     torch.set_num_threads(1)  # threads that wait for one another are slow when a machine is busy
     sys.stdout = sys.stderr = open(log, "a", encoding="utf-8", buffering=1)  # noqa: SIM115
-    base_model.read_base_model = lambda hub_id: model
+    base_model.read_base_model = lambda hub_id, verbose: model
     if prepare:
         prepare()
     sys.exit(cli.main(["train", *words]))

@@ -108,7 +108,7 @@ def test_the_adapter_changes_the_models_logits(run, base_model):
 
 
 def test_the_adapter_reloads_to_the_same_outputs(run, base_model):
-    """What lies in memory after training, and what the folder gives, on the same base in fp32."""
+    """What lies in memory after training, rounded to the file's bf16, and what the folder gives, on the same base."""
     from elm_helpers import training
 
     import torch
@@ -122,7 +122,7 @@ def test_the_adapter_reloads_to_the_same_outputs(run, base_model):
         model = PeftModel.from_pretrained(base, place) if place else get_peft_model(base, training.build_lora(CPU))
         weights = {name.removeprefix("base_model.model."): weight for name, weight in model.named_parameters()}
         for name, weight in trained.items() if place is None else ():
-            weights[name].data.copy_(weight)
+            weights[name].data.copy_(weight.to(torch.bfloat16))
         with torch.no_grad():
             outputs.append(model(ids).logits)
     assert len(trained) == 2 * 7 * 30
