@@ -106,7 +106,7 @@ def measure_nf4(weights: int) -> int:
 
     Example:
         >>> measure_nf4(576 * 1536)
-        457574
+        457500
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
