@@ -131,7 +131,7 @@ def run_turn(
     conversation: Conversation,
     text: str,
     *,
-    grammar: str | None = None,
+    grammar: str | Callable[[list[dict]], str] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[Conversation, Turn]:
     """Answer one message of a customer.
@@ -141,7 +141,7 @@ def run_turn(
         session: The shop and the signed-in customer; identity comes from here only.
         conversation: What was said before; `Conversation()` at the start.
         text: The customer's message.
-        grammar: GBNF that the model's text must follow, or None.
+        grammar: GBNF that the model's text must follow, a function that gives it for messages, or None.
         on_step: Called with each step as it happens.
 
     Returns:

@@ -52,7 +52,11 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--in": {"dest": "input", "required": True, "help": "JSON Lines, {id, text} or {id, messages} a line"},
         "--out": {"required": True, "help": "JSON Lines to write, same order"},
         "--engine": ENGINE,
-        "--grammar": {"action": argparse.BooleanOptionalAction, "default": True, "help": "only well-formed calls"},
+        "--grammar": {
+            "action": argparse.BooleanOptionalAction,
+            "default": True,
+            "help": "only well-formed calls, in the request's words",
+        },
     },
     commands.run_chat: {
         "--model": MODEL,

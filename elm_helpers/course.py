@@ -133,12 +133,16 @@ def score_reference(out: Path) -> None:
     from elm_helpers.engines import open_llama_cpp
     from elm_helpers.evaluate import evaluate_model, score_requests
     from elm_helpers.generate import write_dataset
+    from elm_helpers.grammar import build_copying_gbnf
     from elm_helpers.hub import write_model_card
 
     data = OUTPUTS / "reference" / "score"
     write_dataset(data, 0, SCORED_ROWS, SCORED_MIX, seed=2)
     board = evaluate_model(out, read_rows(data / "ecommerce_eval.json"), out / "scoreboard.json", SCORED_SYSTEMS)
-    found = {"tuned": {key: asdict(metric) for key, metric in score_requests(open_llama_cpp(out)).metrics.items()}}
+    engine, found = open_llama_cpp(out), {}
+    for name, grammar in (("tuned", None), ("tuned+grammar", build_copying_gbnf)):
+        metrics = score_requests(engine, grammar=grammar).metrics
+        found[name] = {key: asdict(metric) for key, metric in metrics.items()}
     (out / "requests.json").write_text(json.dumps(found, indent=1), encoding="utf-8")
     write_model_card(out, scoreboard=board)
     summary = json.loads((out / "training_summary.json").read_text(encoding="utf-8"))

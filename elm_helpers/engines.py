@@ -51,7 +51,7 @@ def complete_all(
     max_tokens: int = MAX_TOKENS,
     temperature: float = 0.0,
     seed: int = 0,
-    grammar: str | None = None,
+    grammar: str | Callable[[list[dict]], str] | None = None,
 ) -> Iterable[Completion]:
     """Yield one completion a conversation, in order, with all of the engine's slots kept busy.
 
@@ -61,7 +61,7 @@ def complete_all(
         max_tokens: Tokens that a reply may have.
         temperature: 0 is greedy.
         seed: Of the sampling.
-        grammar: GBNF that every reply must follow, or None.
+        grammar: GBNF that every reply must follow, a function that gives it for messages, or None.
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
@@ -135,7 +135,7 @@ def open_llama_cpp(model: Path, *, outtype: str = "q8_0", parallel: int = 4) -> 
             raise ValueError(f"the conversation has {len(ids)} tokens; {CONTEXT - max_tokens} fit beside a reply")
         request = {"prompt": ids, "n_predict": max_tokens, "temperature": temperature, "seed": seed, "stream": True}
         if grammar:
-            request["grammar"] = grammar
+            request["grammar"] = grammar(messages) if callable(grammar) else grammar
         server.handle_completions(request | {"cache_prompt": True, "timings_per_token": True}, take)
         seconds = time.perf_counter() - start
         return Completion("".join(pieces), len(ids), timings.get("predicted_n", 0), seconds, (first or [seconds])[0])
@@ -224,7 +224,8 @@ def connect_url(url: str, model: str, key: str | None = None) -> Engine:
             "seed": seed,
         }
         if grammar:
-            body["grammar"] = grammar  # llama.cpp's server and vLLM take one; `elm serve` refuses it by name
+            # llama.cpp's server and vLLM take one; `elm serve` refuses it by name.
+            body["grammar"] = grammar(messages) if callable(grammar) else grammar
         answer = client.post(
             "/chat/completions", content=json.dumps(body), headers={"Content-Type": "application/json"}
         )

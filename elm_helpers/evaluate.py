@@ -11,7 +11,7 @@ from elm_helpers.base_model import read_base_model
 from elm_helpers.cases import KINDS, REQUESTS, Case, build_case, read_requests, read_rows
 from elm_helpers.engines import Engine, complete_all, open_engine
 from elm_helpers.export import read_base_id
-from elm_helpers.grammar import build_gbnf
+from elm_helpers.grammar import build_copying_gbnf
 from elm_helpers.metrics import Metric, find_invented, has_same_calls, measure_quantile, measure_rate, read_calls
 from elm_helpers.paths import OUTPUTS
 from elm_helpers.profiles import PROFILES
@@ -43,14 +43,14 @@ class System:
         engine: The running model, or rules.
         build_system: Customer id or None -> system prompt.
         examples: Messages put between the system prompt and the conversation (few-shot).
-        grammar: GBNF that every reply has to follow, or None.
+        grammar: Messages -> GBNF that the reply has to follow, or None.
     """
 
     name: str
     engine: Engine
     build_system: Callable[[str | None], str] = build_system
     examples: tuple[dict, ...] = ()
-    grammar: str | None = None
+    grammar: Callable[[list[dict]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -251,7 +251,7 @@ def evaluate_systems(
 
 
 def score_requests(
-    engine: Engine, path: Path = REQUESTS, build_system: Callable = build_system, grammar: str | None = None
+    engine: Engine, path: Path = REQUESTS, build_system: Callable = build_system, grammar: Callable | None = None
 ) -> RequestScores:
     """Return how an engine does on requests that people wrote by hand: the words that no phrasebook holds.
 
@@ -286,7 +286,7 @@ def open_systems(model: Path, names: Iterable[str]) -> Iterator[System]:
             folder = read_base_model(read_base_id(model), verbose=False) if kind == "base" else model
             opened[kind] = open_rules() if kind == "rules" else open_engine(folder)
         prompt = build_system_with_tools if kind == "base" and extra else build_system
-        grammar = build_gbnf() if extra == "grammar" else None
+        grammar = build_copying_gbnf if extra == "grammar" else None
         yield System(name, opened[kind], prompt, EXAMPLES if extra == "few-shot" else (), grammar)
 
 

@@ -153,6 +153,20 @@ def write_digits(text: str) -> str:
     return WORDED.sub(add, text)
 
 
+def read_numbers(text: str) -> set[float]:
+    """Return the numbers that a text states, in digits or in words.
+
+    Example:
+        >>> sorted(read_numbers("two mugs, 1,200 or 1.5k"))
+        [1.5, 2.0, 1200.0, 1500.0]
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    digits = f"{text} {write_digits(text)}"
+    numbers = {float(n.replace(",", "")) for n in NUMBER.findall(digits)}
+    return numbers | {1000 * float(n) for n in re.findall(r"(\d+(?:\.\d+)?)k\b", digits, re.I)}
+
+
 def split_words(text: str) -> list[str]:
     """Return the lower-case words and numbers of a text without plural s, so that wording differs but facts don't.
 
@@ -179,10 +193,7 @@ def find_invented(call: ToolCall, conversation: str) -> list[str]:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    words, digits = set(split_words(conversation)), f"{conversation} {write_digits(conversation)}"
-    numbers = {float(n.replace(",", "")) for n in NUMBER.findall(digits)}
-    numbers |= {1000 * float(n) for n in re.findall(r"(\d+(?:\.\d+)?)k\b", digits, re.I)}
-    invented = []
+    words, numbers, invented = set(split_words(conversation)), read_numbers(conversation), []
     for key, value in normalise_call(call)[1].items():
         if isinstance(value, str):
             said = [word in words for word in split_words(value)]

@@ -4,13 +4,13 @@ import re
 from functools import cache
 
 from elm_helpers.base_model import find_packaged_gguf
-from elm_helpers.grammar import build_gbnf
+from elm_helpers.grammar import build_copying_gbnf, build_gbnf
 from elm_helpers.signatures import read_parameters
 from elm_helpers.tool_calls import ToolCall, ToolCallError, format_tool_call, parse_tool_calls
 from elm_helpers.tools import TOOLS
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import assume, example, given, settings
 from hypothesis import strategies as st
 
 # A reference reader of GBNF, small enough to check by eye: a rule maps where it starts in a text to where it may end.
@@ -197,6 +197,53 @@ def test_a_choice_of_tools_allows_these_and_none_leaves_prose():
         build_gbnf(["find_products"])
 
 
+SAID = 'Do you have the "Orrin Mini" kettle, in 12" (matte black)? Max $1,250 or two hundred, order #W1.'
+COPIES = {
+    'search_products(query="Orrin")': True,
+    'search_products(query="Mini\\" kettle")': True,
+    'search_products(query="kettle, in 12\\" matte black", max_price=1250, limit=200)': True,
+    'get_inventory(product="Orrin Mini", variant="matte black")': True,
+    'search_products(query="kettle", category="Home & Garden")': True,
+    'get_customer_orders(order_id="#W1", status="shipped")': True,
+    'get_customer_orders(order_id="W1")': True,
+    'get_inventory(product="Orrin kettle")': False,
+    'get_inventory(product="orrin Mini")': False,
+    'get_inventory(product="Orri")': False,
+    'get_customer_orders(order_id="W12")': False,
+    'search_products(query="kettle", max_price=1000)': False,
+}
+
+
+@pytest.mark.parametrize(("inside", "allowed"), COPIES.items(), ids=COPIES)
+def test_arguments_are_words_in_a_row_and_numbers_of_what_was_said(inside, allowed):
+    assert matches(build_gbnf(said=SAID), f"<tool_call>{inside}</tool_call>") == allowed
+
+
+def test_without_a_number_in_it_no_argument_is_a_number_and_without_words_nothing_changes():
+    call = '<tool_call>search_products(query="mugs", limit=3)</tool_call>'
+    assert not matches(build_gbnf(said="any mugs"), call)
+    assert matches(build_gbnf(said="any 3 mugs"), call)
+    assert build_gbnf(said=" \n") == build_gbnf()
+
+
+def test_the_copying_grammar_reads_all_turns_but_the_system_prompt():
+    turns = [("system", "secret"), ("user", "mugs?"), ("tool", '{"name": "Blue Mug"}'), ("assistant", "A Blue Mug.")]
+    grammar = build_copying_gbnf([{"role": role, "content": text} for role, text in turns])
+    for word, allowed in (("Blue Mug", True), ("mugs", True), ("secret", False)):
+        assert matches(grammar, f'<tool_call>get_product_info(product="{word}")</tool_call>') == allowed
+
+
+@settings(max_examples=60)
+@given(st.text(min_size=1, max_size=40), st.integers(0, 5), st.integers(1, 3))
+def test_what_may_be_copied_is_said_and_parses(said, start, length):
+    words = [word for word in said.split() if word.isprintable()]
+    copied = " ".join(words[start : start + length])
+    assume(copied)
+    text = format_tool_call(ToolCall("get_product_info", {"product": copied}))
+    if matches(build_gbnf(said=said), text):
+        assert parse_tool_calls(text)[0].arguments == {"product": copied}
+
+
 def test_llama_cpp_takes_the_grammar_and_writes_only_what_it_allows():
     xllamacpp = pytest.importorskip("xllamacpp")
     params = xllamacpp.CommonParams()
@@ -219,3 +266,6 @@ def test_llama_cpp_takes_the_grammar_and_writes_only_what_it_allows():
     call = '<tool_call>get_customer_orders(status="shipped")</tool_call>'
     only_calls = build_gbnf().replace("root ::= text | call", "root ::= call")
     assert write(only_calls, f"Repeat this:\n{call}", 40) == (call, "stop")
+    copies = build_gbnf(["get_product_info"], said=f"{SAID} 😀 é \\ <b>").replace("text | call", "call")
+    text, reason = write(copies, "Which kettle?", 120)
+    assert reason == "stop" and parse_tool_calls(text)[0].arguments["product"]

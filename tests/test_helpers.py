@@ -12,18 +12,18 @@ from style import MODULES, NOTEBOOKS, read_tree
 # A module imports only from modules before it. A new module gets its place here.
 ORDER = [
     *("paths", "profiles", "runtime", "curves", "runs", "signatures", "scoreboard"),
-    *("catalogue", "shop", "store", "account", "tools", "tool_calls", "grammar", "prompts"),
+    *("catalogue", "shop", "store", "account", "tools", "tool_calls", "prompts"),
     *("redact", "chat_logs", "tables", "fields", "layouts", "shelves", "goods", "sales", "writers", "importers"),
     "fetch",
     *("phrasebook", "messages", "answers", "world", "rows", "dialogue", "conversations", "chat_rows", "generate"),
-    *("grounding", "metrics", "sheets", "cases"),
+    *("grounding", "metrics", "grammar", "sheets", "cases"),
     *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "rules"),
     *("evaluate", "agent", "serve", "hub", "faults", "plots", "live", "memory_plot", "widgets", "frameworks", "course"),
     *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
 TORCH = {"base_model", "chat", "batches", "devices", "trainer", "training", "engines"}
-LIGHT = ("paths", "profiles", "store", "tools", "tool_calls", "grammar", "prompts", "phrasebook", "rows", "generate")
+LIGHT = ("paths", "profiles", "store", "tools", "tool_calls", "prompts", "phrasebook", "rows", "generate")
 modules = pytest.mark.parametrize("path", MODULES, ids=lambda path: path.stem)
 Functions = ast.FunctionDef | ast.AsyncFunctionDef
 
