@@ -93,6 +93,8 @@ def trim_memory(messages: list[dict], characters: int = MEMORY_CHARACTERS) -> li
 def enforce_limits(call: ToolCall, text: str) -> ToolCall:
     """Return the call with the price limits that the customer's own words set, whatever the model made of them.
 
+    A limit that the model put at the wrong end, such as `min_price` for "under $20", goes.
+
     Example:
         >>> enforce_limits(ToolCall("search_products", {"query": "mug"}), "a mug under $20").arguments
         {'query': 'mug', 'max_price': 20.0}
@@ -102,8 +104,10 @@ def enforce_limits(call: ToolCall, text: str) -> ToolCall:
     if call.name != "search_products":
         return call
     low, high = find_price_limits(text)
-    limits = {"min_price": low, "max_price": high}
-    return replace(call, arguments=call.arguments | {key: value for key, value in limits.items() if value is not None})
+    limits = {key: value for key, value in (("min_price", low), ("max_price", high)) if value is not None}
+    ends = ("min_price", "max_price")
+    kept = {key: value for key, value in call.arguments.items() if key not in ends or value not in limits.values()}
+    return replace(call, arguments=kept | limits)
 
 
 def render_result(call: ToolCall, result: dict, limits: tuple[float | None, float | None] = (None, None)) -> str:

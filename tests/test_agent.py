@@ -1,8 +1,9 @@
 """The agent: who may do what, and that nothing untrue reaches the customer. The model's side is scripted here, so that
 each test can make it say exactly the wrong thing; the real model runs in test_engines.py and in lesson 06."""
 
-from elm_helpers.agent import Conversation, describe_turn, is_yes, read_customer, run_turn, trim_memory
+from elm_helpers.agent import Conversation, describe_turn, enforce_limits, is_yes, read_customer, run_turn, trim_memory
 from elm_helpers.engines import Completion, Engine
+from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import Session
 
 import pytest
@@ -40,6 +41,12 @@ def find_returnable(conn):
 def returning(own_shop):
     customer, order = find_returnable(own_shop)
     return Session(own_shop, customer), f'<tool_call>initiate_return(order_id="{order}")</tool_call>'
+
+
+def test_a_limit_at_the_wrong_end_is_put_right_and_another_one_stays():
+    call = ToolCall("search_products", {"query": "mug", "min_price": 20})
+    assert enforce_limits(call, "a mug under $20").arguments == {"query": "mug", "max_price": 20.0}
+    assert enforce_limits(call, "a mug under $30").arguments == {"query": "mug", "min_price": 20, "max_price": 30.0}
 
 
 def test_the_trace_has_the_seeds_seven_steps_in_order(shop):
