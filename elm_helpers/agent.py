@@ -103,11 +103,10 @@ def enforce_limits(call: ToolCall, text: str) -> ToolCall:
     """
     if call.name != "search_products":
         return call
-    low, high = find_price_limits(text)
-    limits = {key: value for key, value in (("min_price", low), ("max_price", high)) if value is not None}
-    ends = ("min_price", "max_price")
-    kept = {key: value for key, value in call.arguments.items() if key not in ends or value not in limits.values()}
-    return replace(call, arguments=kept | limits)
+    limits = dict(zip(("min_price", "max_price"), find_price_limits(text), strict=True))
+    said = {key: value for key, value in limits.items() if value is not None}
+    kept = {key: value for key, value in call.arguments.items() if key not in limits or value not in said.values()}
+    return replace(call, arguments=kept | said)
 
 
 def render_result(call: ToolCall, result: dict, limits: tuple[float | None, float | None] = (None, None)) -> str:

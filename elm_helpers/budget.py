@@ -124,7 +124,7 @@ def measure_weights(config, setting: Setting) -> int:
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     matrices, layers = list_matrices(config).values(), config.num_hidden_layers
-    rest, linear = count_rest(config), layers * sum(rows * columns for rows, columns in matrices)
+    rest, linear = count_rest(config), _count_linear(config)
     if not setting.quantized:
         return setting.compute_bytes * (linear + rest)
     packed = layers * sum(measure_nf4(rows * columns) for rows, columns in matrices)
@@ -143,7 +143,7 @@ def measure_states(config, setting: Setting) -> int:
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     if not setting.rank:
-        trained, width = count_rest(config) + config.num_hidden_layers * _count_linear(config), setting.compute_bytes
+        trained, width = count_rest(config) + _count_linear(config), setting.compute_bytes
         tensors = [(trained, 1)]
     else:
         shapes = [list_matrices(config)[name] for name in setting.targets]
@@ -157,7 +157,8 @@ def measure_states(config, setting: Setting) -> int:
 
 
 def _count_linear(config) -> int:
-    return sum(rows * columns for rows, columns in list_matrices(config).values())
+    """Return the parameters of the linear layers of all blocks."""
+    return config.num_hidden_layers * sum(rows * columns for rows, columns in list_matrices(config).values())
 
 
 def measure_layer(config, setting: Setting) -> int:
@@ -213,7 +214,7 @@ def predict_memory(config, setting: Setting, process: int = CUDA_CONTEXT) -> Bud
     work = setting.tokens * spread + width * matrix * setting.quantized
     block = layer if setting.checkpointing else 0
     kept, logits, work = (kept, logits, 0) if logits >= block + work else (kept + block, 0, work)
-    everything = layers * _count_linear(config) + count_rest(config)
+    everything = _count_linear(config) + count_rest(config)
     gradients = 4 * trained if setting.rank else width * everything
     states = measure_states(config, setting)
     return Budget(process, measure_weights(config, setting), 4 * trained, gradients, states, kept, logits, work)

@@ -90,7 +90,7 @@ def _quote(text: str) -> str:
 
 def _write_call(name: str, kinds: set[str]) -> str:
     """Write a call up to its last argument: the required ones, then each optional one or not."""
-    parameters = [one for one in read_parameters(TOOLS[name]) if not kinds or _find_kind(one, kinds)]
+    parameters = [one for one in read_parameters(TOOLS[name]) if _find_kind(one, kinds)]
     head = [_write_argument(one, kinds) for one in parameters if one.required]
     rest = [_write_argument(one, kinds) for one in parameters if not one.required]
     if head:

@@ -319,19 +319,12 @@ def test_preflight_stops_a_run_before_it_starts(base_model, tmp_path):
 def test_the_8b_adapter_of_the_seed_has_6_815_744_parameters():
     import torch
     from peft import LoraConfig, get_peft_model
-    from transformers import LlamaConfig, LlamaForCausalLM
+    from test_budget import LLAMA
+    from transformers import LlamaForCausalLM
 
-    config = LlamaConfig(
-        vocab_size=128256,
-        hidden_size=4096,
-        intermediate_size=14336,
-        num_hidden_layers=32,
-        num_attention_heads=32,
-        num_key_value_heads=8,
-    )
     with torch.device("meta"):
         model = get_peft_model(
-            LlamaForCausalLM(config), LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
+            LlamaForCausalLM(LLAMA), LoraConfig(r=8, target_modules=["q_proj", "k_proj", "v_proj", "o_proj"])
         )
     assert sum(p.numel() for p in model.parameters() if p.requires_grad) == 6_815_744
 
