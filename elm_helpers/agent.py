@@ -134,7 +134,6 @@ def run_turn(
     conversation: Conversation,
     text: str,
     *,
-    grammar: str | Callable[[list[dict]], str] | None = None,
     on_step: Callable[[Step], None] | None = None,
 ) -> tuple[Conversation, Turn]:
     """Answer one message of a customer.
@@ -144,7 +143,6 @@ def run_turn(
         session: The shop and the signed-in customer; identity comes from here only.
         conversation: What was said before; `Conversation()` at the start.
         text: The customer's message.
-        grammar: GBNF that the model's text must follow, a function that gives it for messages, or None.
         on_step: Called with each step as it happens.
 
     Returns:
@@ -166,7 +164,7 @@ def run_turn(
         written = format_tool_call(conversation.pending)
         note(3, "The customer said yes to the waiting call", written)
         run_call(replace(session, confirmed=written), conversation.pending, messages, calls, note)
-    reply = gather_facts(engine, session, messages, calls, text, grammar, note)
+    reply = gather_facts(engine, session, messages, calls, text, note)
     results = [*conversation.results, *(result for _, result in calls)]
     answer, replaced = check_answer(engine, session, messages, reply, results, calls, note)
     messages.append({"role": "assistant", "content": answer})
@@ -190,7 +188,7 @@ def run_call(session: Session, call: ToolCall, messages: list[dict], calls: list
     calls.append((call, result))
 
 
-def gather_facts(engine, session, messages, calls, text, grammar, note) -> Completion:
+def gather_facts(engine, session, messages, calls, text, note) -> Completion:
     """Let the model call tools, at most `ROUNDS` times, until it answers in words; return its last completion.
 
     A call that cannot be run goes back to the model with the reason, like any tool error.
@@ -200,7 +198,7 @@ def gather_facts(engine, session, messages, calls, text, grammar, note) -> Compl
     for _ in range(ROUNDS):
         title = "ELM is asked again, with the result" if calls else "ELM is asked"
         note(5 if calls else 2, title, f"{len(messages)} messages")
-        reply = engine.complete(trim_memory(messages), grammar=grammar)
+        reply = engine.complete(trim_memory(messages))
         try:
             found = [enforce_limits(call, text) for call in parse_tool_calls(reply.text)]
         except ToolCallError as error:

@@ -55,7 +55,7 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--grammar": {
             "action": argparse.BooleanOptionalAction,
             "default": True,
-            "help": "only well-formed calls, in the request's words",
+            "help": "calls in the request's words alone; one that lacks something becomes a question",
         },
     },
     commands.run_chat: {

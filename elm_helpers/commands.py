@@ -193,19 +193,19 @@ def run_answer(args: argparse.Namespace) -> None:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
+    from elm_helpers.careful import restrain
     from elm_helpers.engines import complete_all, open_engine
-    from elm_helpers.grammar import build_copying_gbnf
     from elm_helpers.prompts import build_conversation
     from elm_helpers.tool_calls import ToolCallError, parse_tool_calls
 
     requests = read_lines(Path(args.input))
     conversations = [build_conversation(request, f"{args.input}, line {n}") for n, request in enumerate(requests, 1)]
     engine = open_engine(args.model or find_default_model(), args.engine)
-    grammar = build_copying_gbnf if args.grammar and engine.name == "llama.cpp" else None
+    engine = restrain(engine) if args.grammar else engine
     out = Path(args.out)
     beside = out.with_name(f".{out.name}.part")
     with open(beside, "w", encoding="utf-8") as file:
-        for request, reply in zip(requests, complete_all(engine, conversations, grammar=grammar), strict=True):
+        for request, reply in zip(requests, complete_all(engine, conversations), strict=True):
             calls, error = [], None
             try:
                 calls = [{"name": c.name, "arguments": c.arguments} for c in parse_tool_calls(reply.text)]
@@ -223,21 +223,21 @@ def run_chat(args: argparse.Namespace) -> None:
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
     from elm_helpers.agent import Conversation, describe_turn, read_customer, run_turn
+    from elm_helpers.careful import restrain
     from elm_helpers.engines import open_engine
-    from elm_helpers.grammar import build_copying_gbnf
     from elm_helpers.tools import Session
 
     store = open_shop(Path(args.store))
     session = Session(store, read_customer(store, args.customer))
-    engine, conversation = open_engine(args.model or find_default_model(), args.engine, parallel=1), Conversation()
-    grammar = build_copying_gbnf if engine.name == "llama.cpp" else None
+    engine = restrain(open_engine(args.model or find_default_model(), args.engine, parallel=1))
+    conversation = Conversation()
     while True:
         try:
             text = args.once or input("you> ").strip()
         except EOFError:
             return
         if text:
-            conversation, turn = run_turn(engine, session, conversation, text, grammar=grammar)
+            conversation, turn = run_turn(engine, session, conversation, text)
             print(json.dumps(describe_turn(turn), ensure_ascii=False) if args.json else f"elm> {turn.answer}")
         if args.once:
             return

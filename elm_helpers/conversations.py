@@ -7,8 +7,9 @@ from dataclasses import replace
 
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result
 from elm_helpers.dialogue import FOREIGN, Dialogue, mark_one
+from elm_helpers.strangers import invent_name, invent_query
 from elm_helpers.tools import TOOLS
-from elm_helpers.world import Item, World, draw_slots, invent_name, invent_query, pick
+from elm_helpers.world import Item, World, draw_slots, pick
 
 MOST_CHARACTERS = 1700  # at most about 700 tokens; `profiles` keeps 768 of a row
 OWN = ("get_customer_orders", "initiate_return")  # tools that need a signed-in customer
@@ -38,7 +39,7 @@ def _ask(
     item = world.items[rng.choice(order.names)] if tool == "initiate_return" else pick(list(world.items.values()), rng)
     dialogue = dialogue or Dialogue(world, rng, order.customer_id if rng.random() < 0.5 else None)
     dialogue.customer_id = order.customer_id if tool in OWN else dialogue.customer_id
-    instead = {"product": invent_name(item, rng), "query": invent_query(world, rng)} if foreign else None
+    instead = {"product": invent_name(world, item, rng), "query": invent_query(world, rng)} if foreign else None
     return dialogue, dialogue.request(tool, item, order, "", instead), item
 
 
@@ -127,7 +128,11 @@ def _recover(world: World, index: int, rng: random.Random) -> Dialogue:
         tool, kind, wrong = rng.choice(OWN), "order", {"order_id": _mistype(order.id, rng)}
         right = {"order_id": order.id}
     elif case == 1:  # a product of another shop
-        tool, kind, wrong = rng.choice(tuple(ABOUT_IT.values())[:3]), "product", {"product": invent_name(item, rng)}
+        tool, kind, wrong = (
+            rng.choice(tuple(ABOUT_IT.values())[:3]),
+            "product",
+            {"product": invent_name(world, item, rng)},
+        )
         right = {"product": item.name}
     else:  # a place where the shop does not deliver
         tool, kind = "calculate_shipping", "place"

@@ -7,9 +7,10 @@ import sqlite3
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result, verify_answer, write_answer
 from elm_helpers.messages import Message, Slot, compose_message, expand, fill
 from elm_helpers.phrasebook import SLOT, Phrase
+from elm_helpers.strangers import invent_name
 from elm_helpers.tool_calls import ToolCall, format_tool_call
 from elm_helpers.tools import Session, format_result, run_tool
-from elm_helpers.world import Item, Order, World, draw_slots, invent_name, pick
+from elm_helpers.world import Item, Order, World, draw_slots, pick
 
 FOREIGN = 0.4  # share of the requests that are about things of other shops, calls and questions alike
 ORDINALS = ("first", "second", "third")
@@ -67,7 +68,7 @@ class Dialogue:
         item, order = pick(list(world.items.values()), self.rng), pick(world.orders, self.rng)
         slots = draw_slots(world, text, self.rng, item, order, {})
         if "product" in slots and self.rng.random() < FOREIGN:
-            name = invent_name(item, self.rng)
+            name = invent_name(self.world, item, self.rng)
             slots["product"] = Slot(name, name)
         said = self._compose(phrase, _fit_article(text, slots), slots).arguments
         reply = pick([reply for reply in chosen.replies if set(SLOT.findall(reply.text)) <= set(said)], self.rng)

@@ -37,11 +37,13 @@ class Engine:
         complete: ``complete(messages, max_tokens=, temperature=, seed=, grammar=, on_text=) -> Completion``;
             ``on_text`` is called with each new piece of text.
         parallel: Requests that it answers at the same time.
+        takes_grammar: It can hold a reply to a GBNF.
     """
 
     name: str
     complete: Callable[..., Completion]
     parallel: int = 1
+    takes_grammar: bool = False
 
 
 def complete_all(
@@ -51,7 +53,7 @@ def complete_all(
     max_tokens: int = MAX_TOKENS,
     temperature: float = 0.0,
     seed: int = 0,
-    grammar: str | Callable[[list[dict]], str] | None = None,
+    grammar: str | None = None,
 ) -> Iterable[Completion]:
     """Yield one completion a conversation, in order, with all of the engine's slots kept busy.
 
@@ -61,7 +63,7 @@ def complete_all(
         max_tokens: Tokens that a reply may have.
         temperature: 0 is greedy.
         seed: Of the sampling.
-        grammar: GBNF that every reply must follow, a function that gives it for messages, or None.
+        grammar: GBNF that every reply must follow, or None.
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
@@ -135,12 +137,12 @@ def open_llama_cpp(model: Path, *, outtype: str = "q8_0", parallel: int = 4) -> 
             raise ValueError(f"the conversation has {len(ids)} tokens; {CONTEXT - max_tokens} fit beside a reply")
         request = {"prompt": ids, "n_predict": max_tokens, "temperature": temperature, "seed": seed, "stream": True}
         if grammar:
-            request["grammar"] = grammar(messages) if callable(grammar) else grammar
+            request["grammar"] = grammar
         server.handle_completions(request | {"cache_prompt": True, "timings_per_token": True}, take)
         seconds = time.perf_counter() - start
         return Completion("".join(pieces), len(ids), timings.get("predicted_n", 0), seconds, (first or [seconds])[0])
 
-    return Engine("llama.cpp", complete, parallel)
+    return Engine("llama.cpp", complete, parallel, takes_grammar=True)
 
 
 def open_transformers(model: Path) -> Engine:
@@ -225,7 +227,7 @@ def connect_url(url: str, model: str, key: str | None = None) -> Engine:
         }
         if grammar:
             # llama.cpp's server and vLLM take one; `elm serve` refuses it by name.
-            body["grammar"] = grammar(messages) if callable(grammar) else grammar
+            body["grammar"] = grammar
         answer = client.post(
             "/chat/completions", content=json.dumps(body), headers={"Content-Type": "application/json"}
         )

@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from elm_helpers.base_model import read_base_model
+from elm_helpers.careful import restrain
 from elm_helpers.cases import KINDS, REQUESTS, Case, build_case, read_requests, read_rows
 from elm_helpers.engines import Engine, complete_all, open_engine
 from elm_helpers.export import read_base_id
-from elm_helpers.grammar import build_copying_gbnf
 from elm_helpers.metrics import Metric, find_invented, has_same_calls, measure_quantile, measure_rate, read_calls
 from elm_helpers.paths import OUTPUTS
 from elm_helpers.profiles import PROFILES
@@ -43,14 +43,12 @@ class System:
         engine: The running model, or rules.
         build_system: Customer id or None -> system prompt.
         examples: Messages put between the system prompt and the conversation (few-shot).
-        grammar: Messages -> GBNF that the reply has to follow, or None.
     """
 
     name: str
     engine: Engine
     build_system: Callable[[str | None], str] = build_system
     examples: tuple[dict, ...] = ()
-    grammar: Callable[[list[dict]], str] | None = None
 
 
 @dataclass(frozen=True)
@@ -99,7 +97,7 @@ def answer_cases(system: System, cases: list[Case], timed: int = TIMED) -> list[
         return [{"role": "system", "content": system.build_system(case.customer_id)}, *system.examples, *case.messages]
 
     def options(kind: str) -> dict:
-        return {"max_tokens": MAX_TOKENS.get(kind, 80)} | ({"grammar": system.grammar} if system.grammar else {})
+        return {"max_tokens": MAX_TOKENS.get(kind, 80)}
 
     answers: dict[int, Answer] = {}
     calls = [at for at, case in enumerate(cases) if case.kind == "call"]
@@ -250,18 +248,16 @@ def evaluate_systems(
     return board
 
 
-def score_requests(
-    engine: Engine, path: Path = REQUESTS, build_system: Callable = build_system, grammar: Callable | None = None
-) -> RequestScores:
+def score_requests(engine: Engine, path: Path = REQUESTS, build_system: Callable = build_system) -> RequestScores:
     """Return how an engine does on requests that people wrote by hand: the words that no phrasebook holds.
 
     Args:
-        engine: Who answers; `build_system` and `grammar` are as in `System`.
+        engine: Who answers; `build_system` is as in `System`.
         path: File for `read_requests`.
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    answers = answer_cases(System("requests", engine, build_system, grammar=grammar), read_requests(path), timed=0)
+    answers = answer_cases(System("requests", engine, build_system), read_requests(path), timed=0)
     return RequestScores(score_answers(answers), tuple(list_misses(answers)))
 
 
@@ -286,8 +282,8 @@ def open_systems(model: Path, names: Iterable[str]) -> Iterator[System]:
             folder = read_base_model(read_base_id(model), verbose=False) if kind == "base" else model
             opened[kind] = open_rules() if kind == "rules" else open_engine(folder)
         prompt = build_system_with_tools if kind == "base" and extra else build_system
-        grammar = build_copying_gbnf if extra == "grammar" else None
-        yield System(name, opened[kind], prompt, EXAMPLES if extra == "few-shot" else (), grammar)
+        engine = restrain(opened[kind]) if extra == "grammar" else opened[kind]
+        yield System(name, engine, prompt, EXAMPLES if extra == "few-shot" else ())
 
 
 def evaluate_model(model: Path, rows: list[dict] | None, out: Path, names: Iterable[str] = SYSTEMS) -> dict:

@@ -55,6 +55,14 @@ def build_copying_gbnf(messages: Iterable[dict]) -> str:
     return build_gbnf(said="\n".join(message["content"] for message in messages if message["role"] != "system"))
 
 
+def build_question_gbnf() -> str:
+    """Build the grammar of a reply that asks: text without a call that ends in a question mark.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    return 'root ::= [^<?] [^<?]{0,200} "?"\n'
+
+
 def _name_rule(name: str) -> str:
     return name.replace("_", "-")  # GBNF has no underscore in names
 

@@ -16,12 +16,14 @@ DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 BULLET = re.compile(r"(?m)^\s*\d+[.)]\s")
 AMOUNT = r"(?:\$|usd ?|€|£)?\s?(\d[\d,]*(?:\.\d+)?)"
 CEILING = re.compile(
-    r"(?:under|below|less than|cheaper than|up to|at most|no more than|not more than|max(?:imum)?(?: of)?|within|<=?|"
-    rf"not over|not above|budget(?: is| of)?)\s*{AMOUNT}|"
-    rf"{AMOUNT}\s*(?:dollars|bucks|usd)?\s*(?:or less|max|tops|at most)",
+    r"(?:\b(?:under|below|less than|cheaper than|up to|at most|max(?:imum)?(?: of)?|within|budget(?: is| of)?)|<=?)"
+    rf"\s*{AMOUNT}|{AMOUNT}\s*(?:dollars|bucks|usd)?\s*(?:or less|max|tops|at most)\b(?!\s*(?:of )?[$€£\d])",
     re.I,
 )
-FLOOR = re.compile(rf"(?:over|above|more than|at least|from|starting at|minimum(?: of)?|>=?)\s*{AMOUNT}", re.I)
+FLOOR = re.compile(
+    rf"(?:\b(?:over|above|more than|at least|from|starting at|min(?:imum)?(?: of)?|upwards? of)|>=?)\s*{AMOUNT}", re.I
+)
+NEGATED = re.compile(r"(?:\b(?:no|not|nothing|never|none|without)|n['’]t|\b(?:do|wo|ca)nt)\b[^.,;:!?\d]{0,30}$", re.I)
 RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
 ARTICLES = {"The", "A", "An", "My", "Our", "Your"}
 UNIT = re.compile(
@@ -55,24 +57,28 @@ def find_price_limits(text: str) -> tuple[float | None, float | None]:
     Example:
         >>> find_price_limits("Find wireless headphones under $100")
         (None, 100.0)
-        >>> find_price_limits("a mug between 10 and 20 dollars")
-        (10.0, 20.0)
+        >>> find_price_limits("a mug between 10 and 20 dollars"), find_price_limits("a mug, nothing below 5")
+        ((10.0, 20.0), (5.0, None))
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
 
-    def find(pattern: re.Pattern) -> list[float]:
+    def find(pattern: re.Pattern, negated: bool | None = None) -> list[float]:
         for match in pattern.finditer(text):
-            if not UNIT.match(text, match.end()):
+            fits = negated is None or negated == bool(NEGATED.search(text, 0, match.start()))
+            if fits and not UNIT.match(text, match.end()):
                 return [read_number(group) for group in match.groups() if group]
         return []
 
     money = bool(MONEY.search(text))
+    low = (find(FLOOR, negated=False) if money else []) or find(CEILING, negated=True)
+    high = find(CEILING, negated=False) or find(FLOOR, negated=True)
+    if low and high:
+        return (low[0], high[0]) if low[0] <= high[0] else (None, high[0])
     both = find(RANGE) if money or re.search(r"\bbetween\b|price|budget|cost", text, re.I) else []
-    if len(both) == 2 and both[0] <= both[1]:
+    if len(both) == 2 and both[0] <= both[1] and not high:
         return both[0], both[1]
-    low, high = find(FLOOR) if money else [], find(CEILING)
-    return (low[0] if low and not high else None), (high[0] if high else None)
+    return (low[0] if low else None), (high[0] if high else None)
 
 
 def fits_limits(price: float, limits: tuple[float | None, float | None]) -> bool:

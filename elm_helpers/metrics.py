@@ -142,7 +142,7 @@ def write_digits(text: str) -> str:
 
     def add(match: re.Match) -> str:
         total = current = 0
-        for word in re.findall(WORD, match[0].casefold()):
+        for word in re.findall(rf"\b(?:{WORD})\b", match[0].casefold()):
             if word in SPOKEN:
                 current += SPOKEN[word]
             else:

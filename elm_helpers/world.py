@@ -20,9 +20,6 @@ TRAITS = ("good quality", "simple", "nice", "cheap", "popular")
 TAILS = ("my dad", "my mum", "a friend", "my boyfriend", "my wife", "my sister", None, "a beginner", "everyday use")
 TAILS += ("travelling", "the weekend", "a birthday")
 TAILS = tuple(f"for {who}" if who else "as a gift" for who in TAILS) + ("with good reviews",)
-SYLLABLES = "ar bel cor dan el fen gal hal ir jun kor lum mar nor os pel quin ros sal tor ul ven wim xan yor zel ko ra"
-SYLLABLES = tuple(f"{SYLLABLES} ti vo ni da mi lex bri stra clo dru fi gra hea pri tho wel bos ch ki phi so ta".split())
-SERIES = ("Pro", "Max", "Mini", "Air", "Plus", "One", "Sport", "Classic", "Neo", "Ultra", "Eco", "Prime", "Go", "Lite")
 MASS = re.compile(
     r"\b(litter|food|kibble|yarn|coffee|tea|chocolate|oil|honey|pasta|sauce|granola|muesli|cereal|water|soda|tobacco|wool|"
     r"paint|cream|shampoo|sunscreen|perfume|soap|polish|luggage|software|music|wood|milk|wax|clay|seasoning|spaghetti|gear|"
@@ -196,40 +193,11 @@ def say_query(item: Item, before: str, rng: random.Random) -> Slot:
         text = f"{item.brand} {text}"
     elif form < 0.34:
         text = f"{rng.choice(TRAITS)} {text}"
-    elif form < 0.48 and not item.category.startswith(("Food", "Baby")):
-        text = f"{text} {rng.choice(TAILS)}"
+    has_tail = 0.34 <= form < 0.48 and not item.category.startswith(("Food", "Baby"))
+    said = f"{text} {rng.choice(TAILS)}" if has_tail else text  # whom it's for is no part of what is looked for
     if many or pluralise(kind) == kind or not ARTICLE.search(before) or rng.random() < 0.15:
-        return Slot(text, text)
-    return Slot(("an " if re.match(r"[aeio8]|X[SL]|[SML]\b|11|18", text) else "a ") + text, text)
-
-
-def invent_name(item: Item, rng: random.Random) -> str:
-    """Return the name of a product that no shop has: a made-up brand and model, and perhaps what kind of thing it is.
-
-    A model that only ever copied 500 names learns those names; one that saw thousands learns to copy.
-
-    Shown in ``notebooks/01_generate_data.ipynb``.
-    """
-    brand = "".join(rng.choice(SYLLABLES) for _ in range(rng.choice((1, 2, 2, 3)))).capitalize()
-    brand = "".join(rng.choices("ABCDEFGHJKLMNPRSTVWXZ", k=rng.choice((2, 3)))) if rng.random() < 0.15 else brand
-    letters, digits = "".join(rng.choices("ABCDEFGHKLMNPRSTVXZ", k=rng.randint(1, 3))), str(rng.randint(2, 9900))
-    models = (f"{letters}{digits}", f"{letters}-{digits}", f"{digits}{letters}", digits, rng.choice(SERIES))
-    model = f"{rng.choice(SERIES)} {rng.randint(1, 14)}" if rng.random() < 0.2 else rng.choice(models)
-    kind = rng.choice(item.words)
-    forms = (f"{brand} {model}", f"{brand} {model} {kind}", f"{brand} {kind}", f"{brand} {rng.choice(SERIES)} {kind}")
-    name = rng.choice((*forms, f"{model} {kind}", f"{brand}'s {kind}", brand + " " + model))
-    return name.lower() if rng.random() < 0.3 else name
-
-
-def invent_query(world: World, rng: random.Random) -> str:
-    """Return what a customer types to find something that other shops sell: the first words of one of their titles.
-
-    Shown in ``notebooks/01_generate_data.ipynb``.
-    """
-    words = re.sub(r"[^\w' -]", " ", pick(world.titles, rng)[0]).split()
-    text = HANGING.sub("", " ".join(words[: rng.randint(2, 5)]))
-    text = text.lower() if rng.random() < 0.8 else text
-    return f"{text} {rng.choice(TAILS)}" if rng.random() < 0.2 else text
+        return Slot(said, text)
+    return Slot(("an " if re.match(r"[aeio8]|X[SL]|[SML]\b|11|18", text) else "a ") + said, text)
 
 
 def say_price(value: float, style: str) -> str:

@@ -73,6 +73,16 @@ def test_a_product_above_the_customers_limit_may_not_be_offered():
         ("under 2 kg tent", (None, None)),
         ("where is order 10482", (None, None)),
         ("hello", (None, None)),
+        ("nothing above 50", (None, 50.0)),
+        ("don't go over $40", (None, 40.0)),
+        ("I don't want to pay more than $20", (None, 20.0)),
+        ("nothing below 50 please, the cheap ones break", (50.0, None)),
+        ("nothing that costs less than 10", (10.0, None)),
+        ("a thing that costs less than 10", (None, 10.0)),
+        ("min $50 max $70", (50.0, 70.0)),
+        ("not less than 20, not more than $40", (20.0, 40.0)),
+        ("45-47 wool socks under $40", (None, 40.0)),
+        ("upwards of $30 is fine", (30.0, None)),
     ],
 )
 def test_price_limits_are_read_from_the_customers_words(text, limits):
