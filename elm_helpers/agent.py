@@ -19,9 +19,18 @@ from elm_helpers.tools import Session, format_result, run_tool
 ROUNDS = 4  # tool rounds in a turn; then the agent answers from what it has
 MEMORY_CHARACTERS = 6000  # about 1,500 tokens: the rest of the context is for this turn
 YES = re.compile(
-    r"^\W*(yes|yeah|yep|yup|sure|ok(ay)?|please do|go ahead|do it|confirm(ed)?|correct|absolutely)\b", re.I
+    r"\W*(?:yes|yeah|yep|yup|ja|y|absolutely|definitely|correct|of course|that['’]?s right|go (?:ahead|for it)|"
+    r"please do|(?:i |please )*(?:do it|start it|start the return|confirm(?:ed)?))\b",
+    re.I,
 )
-NO = re.compile(r"\b(no|not|don't|do not|wait|stop|never mind|cancel|hold on|but|instead)\b", re.I)
+WEAK = re.compile(r"\W*(?:ok(?:ay)?|sure|fine)\b", re.I)  # a yes only if nothing follows, or the order to go on
+ORDER = re.compile(r"^$|\b(?:please|go (?:ahead|for it)|do (?:it|that)|set it up|start|return it)\b", re.I)
+DOUBT = re.compile(
+    r"\b(?:no|not|don['’]?t|wait|stop|never|cancel|hold|but|instead|let|maybe|perhaps|later|think|how|much|what|when|why|if|"
+    r"unless|except|before|number|other|another|different|wrong|would|could|should|thanks?)\b|[?\d<]",
+    re.I,
+)
+MOST_WORDS = 8  # of a yes
 STUCK = "I'm sorry, I could not find that out. Could you say it in other words?"
 
 
@@ -58,12 +67,16 @@ def is_yes(text: str) -> bool:
     """Return whether a reply is an explicit yes and nothing else; a doubtful one is no consent.
 
     Example:
-        >>> is_yes("Yes, please."), is_yes("yes but not the mug"), is_yes("how much is it?")
+        >>> is_yes("Yes, please."), is_yes("yes but not the mug"), is_yes("sure, let me think about it")
         (True, False, False)
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    return bool(YES.match(text)) and not NO.search(text) and "?" not in text and len(text.split()) <= 8
+    text = re.sub(r"\bno problem\b|\bthank(s| you).*$", "", text, flags=re.I) if YES.match(text) else text
+    if DOUBT.search(text) or len(text.split()) > MOST_WORDS:
+        return False
+    weak = WEAK.match(text)
+    return bool(YES.match(text)) or bool(weak and ORDER.search(text[weak.end() :].strip(" .,!")))
 
 
 def trim_memory(messages: list[dict], characters: int = MEMORY_CHARACTERS) -> list[dict]:

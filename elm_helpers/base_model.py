@@ -84,6 +84,7 @@ def write_converted(gguf: Path, out: Path) -> None:
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
     import torch
+    from tokenizers.pre_tokenizers import Digits, Sequence
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -91,6 +92,8 @@ def write_converted(gguf: Path, out: Path) -> None:
     try:
         model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+        splits = tokenizer.backend_tokenizer  # SmolLM2 sets each digit apart first; reading a GGUF loses that step
+        splits.pre_tokenizer = Sequence([Digits(individual_digits=True), splits.pre_tokenizer])
         del model.config.quantization_config  # the weights are plain again; with these three, saving is refused
         model.hf_quantizer, model.is_quantized = None, False
         model.to(torch.bfloat16).save_pretrained(beside)

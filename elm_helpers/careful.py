@@ -17,6 +17,7 @@ POINTERS = (
 )
 POINTERS += " order parcel package purchase here there home house place address door me my mine us our we i you your"
 POINTERS += " the a an in to of at for is are be do does have has other another similar such"
+POINTERS += " lol haha um uh pls please thanks"
 POINTERS = frozenset(POINTERS.split())
 
 
@@ -62,7 +63,7 @@ def restrain(engine: Engine) -> Engine:
     def complete(messages: list[dict], *, grammar: str | None = None, on_text=None, **options) -> Completion:
         if grammar:
             return engine.complete(messages, grammar=grammar, on_text=on_text, **options)
-        guest = messages[0]["content"] == GUEST
+        guest = messages[0]["content"].startswith(GUEST)
         first = engine.complete(messages, grammar=build_copying_gbnf(messages), on_text=hold_calls(on_text), **options)
         calls = read_calls(first.text) or ()
         if not any(find_missing(call, guest) for call in calls):

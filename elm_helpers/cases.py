@@ -2,6 +2,7 @@
 
 import json
 from collections import defaultdict
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +16,12 @@ REQUESTS = ROOT / "tests" / "data" / "customer_requests.jsonl"
 
 @dataclass(frozen=True)
 class Case:
-    """One prompt and what is right: `kind` is one of `KINDS`; any of the `calls` (lists of calls) is right."""
+    """One prompt and what is right: any of the `calls` (lists of calls) is.
+
+    Attributes:
+        kind: One of `KINDS`.
+        register: How the customer talks, such as terse or polite; "" where that isn't known.
+    """
 
     id: str
     kind: str
@@ -23,6 +29,7 @@ class Case:
     messages: tuple[dict, ...]
     gold: str
     calls: tuple[tuple[ToolCall, ...], ...] = ()
+    register: str = ""
 
 
 def build_case(row: dict) -> Case:
@@ -45,15 +52,15 @@ def build_case(row: dict) -> Case:
         kind = "ask_back" if asks else "no_call"
     talk = tuple(message for message in before if message["role"] != "system")
     customer = "C0001" if meta.get("signed_in") else None
-    return Case(row["id"], kind, customer, talk, gold, (calls,) if calls else ())
+    return Case(row["id"], kind, customer, talk, gold, (calls,) if calls else (), meta.get("register", ""))
 
 
-def read_rows(path: Path | None = None, each: int | None = None) -> list[dict]:
+def read_rows(path: Path | None = None, each: int | Mapping[str, int] | None = None) -> list[dict]:
     """Return held-out rows; with `each`, only the first so many of every kind, for a quick look.
 
     Args:
         path: JSON Lines as `elm generate` writes them; None is the course's eval file.
-        each: Rows of each of `KINDS` to keep; None keeps all.
+        each: Rows of each of `KINDS` to keep, one number or one a kind; None keeps all.
 
     Raises:
         FileNotFoundError: There is no such file yet.
@@ -66,7 +73,7 @@ def read_rows(path: Path | None = None, each: int | None = None) -> list[dict]:
     rows, kept = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()], defaultdict(list)
     for row in rows:
         kept[build_case(row).kind].append(row["id"])
-    chosen = {row_id for ids in kept.values() for row_id in ids[:each]}
+    chosen = {i for kind, ids in kept.items() for i in ids[: each[kind] if isinstance(each, Mapping) else each]}
     return [row for row in rows if row["id"] in chosen]
 
 
@@ -98,5 +105,6 @@ def read_requests(path: Path = REQUESTS) -> list[Case]:
                 f"{path}:{number}: {error!r:.200}; right are id, text, customer_id, expect, calls, missing"
             ) from error
         gold = " or ".join(texts) or " ".join(filter(None, (expect, str(row.get("missing") or ""))))
-        cases.append(Case(str(row["id"]), expect, row.get("customer_id"), talk, gold, tuple((call,) for call in calls)))
+        options, register = tuple((call,) for call in calls), str(row.get("register") or "")
+        cases.append(Case(str(row["id"]), expect, row.get("customer_id"), talk, gold, options, register))
     return cases

@@ -294,6 +294,6 @@ def run_render(args: argparse.Namespace) -> None:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    from elm_helpers.course import render_course
+    from elm_helpers.reference import render_course
 
     render_course()

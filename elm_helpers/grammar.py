@@ -4,10 +4,14 @@ import json
 import re
 from collections.abc import Iterable
 
-from elm_helpers.metrics import ENUMS, read_numbers
 from elm_helpers.signatures import CLOSE_TAG, OPEN_TAG, Parameter, read_parameters
+from elm_helpers.stated import MOST_RESULTS, find_codes, list_amounts, read_settled
 from elm_helpers.tools import TOOLS
 
+RULES = {"min_price": "low", "max_price": "high", "order_id": "ordered", "promo_code": "code", "customer_id": "account"}
+FREE = ("reason",)  # text that may begin with any word; a name or a place doesn't begin or end with one of these
+HANGING = "a an the for of to in on at with and or some any my your our is are from by as if that which"
+HANGING = frozenset(HANGING.split())
 # A string holds no raw control character; of the \u escapes, halves of surrogate pairs are left out.
 OPENING, CLOSING = "([{<\"'“‘«¿¡*", ".,;:!?)]}>\"'”’»…*"
 LITERALS = r"""
@@ -19,7 +23,7 @@ number ::= integer ( "." [0-9]{1,2} )?
 """
 
 
-def build_gbnf(names: Iterable[str] | None = None, said: str = "") -> str:
+def build_gbnf(names: Iterable[str] | None = None, said: str = "", asked: str = "") -> str:
     """Build the grammar of a reply: free text in which no call begins, or exactly one well-formed call.
 
     It takes away what a small model gets wrong in form (invented tools, wrong types, unclosed strings) and leaves the
@@ -30,6 +34,7 @@ def build_gbnf(names: Iterable[str] | None = None, said: str = "") -> str:
         said: Everything said and returned so far. If there is any, text in a call is some words in a row of it, and a
             number is one of its numbers: nothing can be garbled or made up. A category stays free, because customers
             don't say it in the shop's words.
+        asked: The customer's last message; what it settles (`read_settled`) stands in the call and can't be otherwise.
 
     Returns:
         GBNF for llama.cpp's `grammar` parameter; its first rule is `root`.
@@ -39,9 +44,10 @@ def build_gbnf(names: Iterable[str] | None = None, said: str = "") -> str:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    names, values = list(TOOLS) if names is None else list(names), _write_copies(said) if names != [] else []
+    names, settled = list(TOOLS) if names is None else list(names), read_settled(asked)
+    values = _write_copies(said, settled) if names != [] else []
     kinds = {rule.partition(" ")[0] for rule in values}
-    rules = [f"{_name_rule(name)} ::= {_write_call(name, kinds)}" for name in names]
+    rules = [f"{_name_rule(name)} ::= {_write_call(name, kinds, settled)}" for name in names]
     root = ["text"] + (["call"] if names else [])
     calls = [f'call ::= "{OPEN_TAG}" ( {" | ".join(map(_name_rule, names))} ) ")" "{CLOSE_TAG}"'] if names else []
     return "\n".join([f"root ::= {' | '.join(root)}", *calls, *rules, *values, *_write_text()]) + LITERALS
@@ -52,7 +58,9 @@ def build_copying_gbnf(messages: Iterable[dict]) -> str:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    return build_gbnf(said="\n".join(message["content"] for message in messages if message["role"] != "system"))
+    talk = [message for message in messages if message["role"] != "system"]
+    asked = [message["content"] for message in talk if message["role"] == "user"]
+    return build_gbnf(said="\n".join(message["content"] for message in talk), asked=asked[-1] if asked else "")
 
 
 def build_question_gbnf() -> str:
@@ -67,27 +75,42 @@ def _name_rule(name: str) -> str:
     return name.replace("_", "-")  # GBNF has no underscore in names
 
 
-def _write_copies(said: str) -> list[str]:
-    """Write what may be copied: `said` is any words in a row, without the punctuation around them; `stated` a number.
+def _write_copies(said: str, settled: dict) -> list[str]:
+    """Write what may be copied: `copied` is words in a row, without the punctuation around them, the others one word.
 
-    Rule wn is the text from word n on: it ends there, or goes on with the next word.
+    Rule wn is the text from word n on: it ends there, or goes on with the next word. A value that the customer's last
+    message settles is the only one that its argument can have.
     """
     words = [word.lstrip(OPENING) for word in said.split()]
     words = [word for word in words if word and word.isprintable()]
-    rules = []
+    rules, plain = [], []
     for at, word in enumerate(words):
-        plain = word.rstrip(CLOSING) or word
-        ends = dict.fromkeys([plain, plain.lstrip("#$€£") or plain, re.sub(r"['’]s$", "", plain) or plain])
-        onward = f" | {_quote(word + ' ')} w{at + 1}" if at + 1 < len(words) else ""
-        rules.append(f"w{at} ::= {' | '.join(map(_quote, ends))}{onward}")
-    if rules:
-        rules.insert(0, f'copied ::= "\\"" ( {" | ".join(f"w{at}" for at in range(len(words)))} ) "\\""')
-        numbers = sorted(number for number in read_numbers(said) if number < 1_000_000)
-        written = [f"{number:.2f}".rstrip("0").rstrip(".") for number in numbers]
-        whole = [text for text in written if text.isdigit()]
-        rules += [f"stated ::= {' | '.join(map(_quote, written))}"] if written else []
-        rules += [f"whole ::= {' | '.join(map(_quote, whole))}"] if whole else []
-    return rules
+        bare = word.rstrip(CLOSING) or word
+        ends = dict.fromkeys([bare, bare.lstrip("#$€£") or bare, re.sub(r"['’]s$", "", bare) or bare])
+        more = [f"{_quote(word + ' ')} w{at + 1}"] if at + 1 < len(words) else []
+        hangs = bare.casefold() in HANGING and more
+        rules.append(f"w{at} ::= {' | '.join([*([] if hangs else map(_quote, ends)), *more])}")
+        plain += ends
+    if not rules:
+        return []
+    digits = [word for word in dict.fromkeys(plain) if re.search(r"\d", word)]
+    prices = [] if {"min_price", "max_price"} & set(settled) else list_amounts(said)
+    counts = [number for number in list_amounts(said) if number in range(1, MOST_RESULTS + 1)]
+    named = [at for at, word in enumerate(words) if word.casefold() not in HANGING] or range(len(words))
+    texts = {
+        "ordered": [w for w in digits if not re.search("[@$€£]", w)],
+        "account": [w for w in plain if "@" in w] + digits,
+    }
+    texts |= {"code": find_codes(list(dict.fromkeys(plain)), said)}
+    numbers = {"low": settled.get("min_price", prices), "high": settled.get("max_price", prices)}
+    numbers |= {"count": settled.get("limit", counts)}
+    for name, starts in (("copied", range(len(words))), ("named", named)):
+        rules.append(f'{name} ::= "\\"" ( {" | ".join(f"w{at}" for at in starts)} ) "\\""')
+    rules += [f'{name} ::= "\\"" ( {" | ".join(map(_quote, found))} ) "\\""' for name, found in texts.items() if found]
+    for name, found in numbers.items():
+        written = [f"{n:.2f}".rstrip("0").rstrip(".") for n in (found if isinstance(found, list) else [found])]
+        rules += [f"{name} ::= {' | '.join(map(_quote, written))}"] if written else []
+    return rules + ([f'speed ::= "\\"{settled["method"]}\\""'] if "method" in settled else [])
 
 
 def _quote(text: str) -> str:
@@ -96,29 +119,37 @@ def _quote(text: str) -> str:
     return f'"{written}"'
 
 
-def _write_call(name: str, kinds: set[str]) -> str:
-    """Write a call up to its last argument: the required ones, then each optional one or not."""
+def _write_call(name: str, kinds: set[str], settled: dict) -> str:
+    """Write a call up to its last argument: the required ones, then each optional one or not; a settled one always."""
     parameters = [one for one in read_parameters(TOOLS[name]) if _find_kind(one, kinds)]
     head = [_write_argument(one, kinds) for one in parameters if one.required]
-    rest = [_write_argument(one, kinds) for one in parameters if not one.required]
+    rest = [(_write_argument(one, kinds), one.name in settled) for one in parameters if not one.required]
     if head:
-        body = ' ", " '.join(head) + "".join(f' ( ", " {text} )?' for text in rest)
+        tail = "".join(f' ", " {text}' if always else f' ( ", " {text} )?' for text, always in rest)
+        body = ' ", " '.join(head) + tail
     else:  # whichever comes first stands without a comma
-        starts = [text + "".join(f' ( ", " {later} )?' for later in rest[at + 1 :]) for at, text in enumerate(rest)]
-        body = f"( {' | '.join(starts)} )?"
+        texts = [text for text, _ in rest]
+        starts = [text + "".join(f' ( ", " {later} )?' for later in texts[at + 1 :]) for at, text in enumerate(texts)]
+        body = f"( {' | '.join(starts)} )?" if starts else ""
     return f'"{name}(" {body}'
 
 
 def _find_kind(one: Parameter, kinds: set[str]) -> str:
-    """Return the rule of a parameter's values; nothing where it has to be copied and there is nothing to copy."""
-    if not kinds or one.choices or one.name in (*ENUMS, "category"):
+    """Return the rule of a parameter's values; nothing for an optional one where there is nothing that it could be.
+
+    A required one may then be any words: the wish to call stays visible, and `restrain` turns it into a question.
+    """
+    if not kinds or one.name in ("status", "category"):
         return one.kind
-    rule = {"string": "copied", "integer": "whole", "number": "stated"}[one.kind]
-    return rule if rule in kinds else ""
+    if one.name == "method":
+        return "speed" if "speed" in kinds else one.kind
+    text = "copied" if one.name in FREE else "named"
+    rule = RULES.get(one.name, {"string": text, "integer": "count", "number": "high"}[one.kind])
+    return rule if rule in kinds else text if one.required else ""
 
 
 def _write_argument(one: Parameter, kinds: set[str]) -> str:
-    choices = " | ".join(f'"\\"{choice}\\""' for choice in one.choices)
+    choices = "" if "speed" in kinds and one.name == "method" else " | ".join(f'"\\"{c}\\""' for c in one.choices)
     value = f"( {choices} )" if choices else _find_kind(one, kinds)
     return f'"{one.name}=" {value}'
 

@@ -27,7 +27,9 @@ NEGATED = re.compile(r"(?:\b(?:no|not|nothing|never|none|without)|n['’]t|\b(?:
 RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
 ARTICLES = {"The", "A", "An", "My", "Our", "Your"}
 UNIT = re.compile(
-    r"\s*(?:inch|in\b|cm|mm|m\b|kg|g\b|lbs?|oz|ml|l\b|gb|tb|hz|hours?|days?|weeks?|months?|years?|stars?|%|x\b)", re.I
+    r"\s*-?\s*(?:inch|in\b|cm|mm|m\b|met(?:er|re)s?|feet|ft\b|kg|g\b|lbs?|oz|ml|l\b|lit(?:er|re)s?|gb|tb|hz|w\b|watts?|"
+    r"volts?|hours?|days?|weeks?|months?|years?|yrs?\b|stars?|pieces?|people|persons?|%|x\b)",
+    re.I,
 )
 
 

@@ -3,6 +3,7 @@ each test can make it say exactly the wrong thing; the real model runs in test_e
 
 from elm_helpers.agent import Conversation, describe_turn, enforce_limits, is_yes, read_customer, run_turn, trim_memory
 from elm_helpers.engines import Completion, Engine
+from elm_helpers.phrasebook import read_answers
 from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import Session
 
@@ -194,9 +195,37 @@ def test_memory_stays_inside_its_budget_and_keeps_prompt_and_question():
     assert kept[1]["role"] == "user"
 
 
-@pytest.mark.parametrize("text", ["yes", "Yes, please.", "ok", "sure, go ahead", "Please do", "YES!"])
+@pytest.mark.parametrize(
+    "text", ["yes", "Yes, please.", "ok", "sure, go ahead", "Please do", "YES!", "Yes, no problem", "Sure, set it up."]
+)
 def test_a_clear_yes_is_consent(text):
     assert is_yes(text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("Sure, let me think about it first", "Okay, maybe later", "yes how much would i get back", "Ok thanks"),
+        *(
+            "Correct number is 10482",
+            "yes?",
+            "right",
+            "please",
+            "no",
+            "yes but only the mug",
+            "I'd say yes if it's free",
+        ),
+        *("<tool_call>initiate_return(order_id='W1')</tool_call>", "", "the order says yes"),
+        *("do you have mugs", "Do the mugs fit", "please do tell me what it costs", "Okay great, thank you."),
+    ],
+)
+def test_a_doubtful_yes_is_no_consent(text):
+    assert not is_yes(text)
+
+
+def test_every_wording_of_the_phrasebook_is_read_as_it_is_meant():
+    assert all(is_yes(phrase.text) for phrase in read_answers()["follow.agree"])
+    assert not any(is_yes(phrase.text) for phrase in read_answers()["follow.decline"])
 
 
 def test_an_unknown_customer_is_refused_by_name(shop):

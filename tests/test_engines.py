@@ -1,13 +1,14 @@
 """The real reference adapter, merged and quantised, in the real llama.cpp; and in 4 bits through transformers."""
 
 import json
+import re
 
 from elm_helpers import engines
 from elm_helpers.agent import Conversation, describe_turn, run_turn
-from elm_helpers.chat import encode_prompt
-from elm_helpers.export import find_gguf_path, find_tokenizer, read_base_id
+from elm_helpers.chat import encode_prompt, render_text
+from elm_helpers.export import find_gguf_path, find_tokenizer, read_base_id, write_modelfile, write_q4_0
 from elm_helpers.paths import OUTPUTS
-from elm_helpers.prompts import build_conversation
+from elm_helpers.prompts import GUEST, build_conversation
 from elm_helpers.tool_calls import parse_tool_calls
 from elm_helpers.tools import Session
 
@@ -131,3 +132,78 @@ def test_the_summary_of_the_reference_says_what_it_was_trained_with(reference):
     summary = json.loads((reference / "training_summary.json").read_text(encoding="utf-8"))
     assert summary["versions"]["torch"].startswith("2.")
     assert summary["config"]["quantized"] is True
+
+
+def write_small_gguf(path, template, seed=0):
+    """Write an f32 GGUF with a vocabulary, a matrix and a norm; return the three."""
+    import numpy as np
+    from gguf import GGUFWriter, TokenType
+
+    rng = np.random.default_rng(seed)
+    tensors = {"token_embd.weight": (3, 96), "blk.0.ffn_up.weight": (8, 96), "blk.0.attn_norm.weight": (96,)}
+    tensors = {name: rng.standard_normal(shape, dtype=np.float32) for name, shape in tensors.items()}
+    writer = GGUFWriter(path, "llama")
+    writer.add_file_type(0)
+    writer.add_token_list(["a", "b", "\u0120c"])
+    writer.add_token_types([TokenType.NORMAL, TokenType.NORMAL, TokenType.CONTROL])
+    writer.add_add_bos_token(False)
+    writer.add_chat_template(template)
+    for name, tensor in tensors.items():
+        writer.add_tensor(name, tensor)
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    return tensors
+
+
+def test_a_4_bit_file_keeps_the_norms_the_vocabulary_at_8_bits_and_every_field(tmp_path, smol):
+    import numpy as np
+    from gguf import GGUFReader
+    from gguf.quants import dequantize
+
+    before = write_small_gguf(tmp_path / "f32.gguf", smol.chat_template)
+    write_q4_0(tmp_path / "f32.gguf", tmp_path / "q4_0.gguf")
+    old, new = GGUFReader(tmp_path / "f32.gguf"), GGUFReader(tmp_path / "q4_0.gguf")
+    kinds = {tensor.name: tensor.tensor_type.name for tensor in new.tensors}
+    assert list(kinds.values()) == ["Q8_0", "Q4_0", "F32"]
+    assert [list(tensor.shape) for tensor in new.tensors] == [list(tensor.shape) for tensor in old.tensors]
+    fields = [{name: field.contents() for name, field in reader.fields.items()} for reader in (old, new)]
+    assert fields[0] | {"general.file_type": 2} == fields[1]
+    for tensor, steps in zip(new.tensors, (127, 8, np.inf), strict=True):
+        weights = before[tensor.name].reshape(-1, 32)
+        error = np.abs(dequantize(tensor.data, tensor.tensor_type).reshape(-1, 32) - weights)
+        step = np.abs(weights).max(axis=1, keepdims=True) / steps  # one scale for 32 weights
+        assert (error <= 1.01 * step).all(), tensor.name
+
+
+def render_go(template, messages):
+    """Return what Go makes of a template that is text, one range over the messages, and text."""
+    text = re.fullmatch(r"(.*){{ range .Messages }}(.*){{ end }}(.*)", template, re.DOTALL)
+    turns = [text[2].replace("{{ .Role }}", m["role"]).replace("{{ .Content }}", m["content"]) for m in messages]
+    return "".join([text[1], *turns, text[3]])
+
+
+def test_ollamas_prompt_is_the_one_of_training(tmp_path, smol):
+    write_small_gguf(tmp_path / "model-q8_0.gguf", smol.chat_template)
+    path = write_modelfile(tmp_path / "model-q8_0.gguf")
+    text = path.read_bytes().decode()
+    template, system = (re.search(f'\n{word} """(.*?)"""\n', text, re.DOTALL)[1] for word in ("TEMPLATE", "SYSTEM"))
+    assert re.search(r"^FROM \./(.+)$", text, re.MULTILINE)[1] == "model-q8_0.gguf"
+    assert system == GUEST
+    said = [("user", "hi {{ .Role }}"), ("assistant", "Hello!\nWhat can I do?"), ("user", "  a mug, 5 $ \U0001f600\n")]
+    messages = [{"role": "system", "content": system}, *({"role": role, "content": words} for role, words in said)]
+    assert render_go(template, messages) == render_text(smol, messages, add_generation_prompt=True)
+    stops = re.findall(r'^PARAMETER stop "(.+)"$', text, re.MULTILINE)
+    assert smol.eos_token in stops
+    assert {"PARAMETER temperature 0", "PARAMETER repeat_penalty 1"} <= set(text.splitlines())
+
+
+def test_a_modelfile_is_refused_where_it_would_prompt_wrongly(tmp_path, llama, smol):
+    write_small_gguf(tmp_path / "llama.gguf", llama.chat_template)
+    with pytest.raises(ValueError, match="has no ChatML template"):
+        write_modelfile(tmp_path / "llama.gguf")
+    write_small_gguf(tmp_path / "smol.gguf", smol.chat_template)
+    with pytest.raises(ValueError, match="three double quotes"):
+        write_modelfile(tmp_path / "smol.gguf", 'Say """hi"""')
+    assert not (tmp_path / "Modelfile").exists()

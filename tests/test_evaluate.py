@@ -8,20 +8,8 @@ from subprocess import run
 
 from elm_helpers.cases import Case, build_case, read_requests, read_rows
 from elm_helpers.engines import Completion, Engine
-from elm_helpers.evaluate import (
-    Answer,
-    System,
-    answer_cases,
-    asks_back,
-    evaluate_systems,
-    judge_answer,
-    list_misses,
-    open_systems,
-    read_category,
-    score_answers,
-    score_requests,
-    score_system,
-)
+from elm_helpers.evaluate import System, answer_cases, evaluate_systems, open_systems, score_requests, score_system
+from elm_helpers.judge import Answer, asks_back, judge_answer, list_misses, read_category, score_answers
 from elm_helpers.metrics import find_invented, measure_quantile, measure_rate, read_calls, wilson_interval, write_digits
 from elm_helpers.prompts import EXAMPLES, GUEST, SIGNED_IN, build_system_with_tools
 from elm_helpers.rules import open_rules
@@ -320,7 +308,7 @@ def test_the_prompt_is_the_systems_own_and_short_tasks_get_few_tokens():
         customer = "C0001" if "W10482" in messages[-1]["content"] else None
         assert messages[0]["content"] == build_system_with_tools(customer)
         assert messages[1 : 1 + len(EXAMPLES)] == [*EXAMPLES] and messages[-1]["role"] == "user"
-        assert max_tokens == (120 if "Oak Desk" in messages[-1]["content"] else 80)
+        assert max_tokens == (120 if "Oak Desk" in messages[-1]["content"] else 64)
     assert len(seen) == len(ROWS)
 
 
@@ -414,11 +402,11 @@ def test_any_acceptable_call_counts_for_a_hand_written_request(tmp_path):
         "refund": "Which order?",
         "hi": "Hi!",
     }
-    scores = score_requests(open_script(right), path)
+    scores = score_requests(open_script(right), path=path)
     assert scores.misses == () and scores.metrics["tool_name"].value == scores.metrics["tool_exact"].value == 1
     assert scores.metrics["over_call"].n == 2 and "category" not in scores.metrics
     wrong = right | {"red mug": '<tool_call>get_inventory(product="blue mug")</tool_call>', "refund": "No."}
-    scores = score_requests(open_script(wrong), path)
+    scores = score_requests(open_script(wrong), path=path)
     found = {(miss.id, miss.metric) for miss in scores.misses}
     assert found == {("a", "invented_argument"), ("a", "tool_name"), ("a", "tool_exact"), ("b", "ask_back")}
     assert "order_id" in next(miss.expected for miss in scores.misses if miss.id == "b")
@@ -426,7 +414,7 @@ def test_any_acceptable_call_counts_for_a_hand_written_request(tmp_path):
 
 def test_a_signed_in_customer_is_told_to_the_engine(tmp_path):
     seen = []
-    score_requests(open_script(lambda text: "?", seen), write_requests(tmp_path / "r.jsonl", REQUESTS))
+    score_requests(open_script(lambda text: "?", seen), path=write_requests(tmp_path / "r.jsonl", REQUESTS))
     assert {messages[-1]["content"]: messages[0]["content"] for messages, *_ in seen}["refund"] == SIGNED_IN
     assert {messages[-1]["content"]: messages[0]["content"] for messages, *_ in seen}["hi"] == GUEST
 

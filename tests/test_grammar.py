@@ -201,7 +201,7 @@ SAID = 'Do you have the "Orrin Mini" kettle, in 12" (matte black)? Max $1,250 or
 COPIES = {
     'search_products(query="Orrin")': True,
     'search_products(query="Mini\\" kettle")': True,
-    'search_products(query="kettle, in 12\\" matte black", max_price=1250, limit=200)': True,
+    'search_products(query="kettle, in 12\\" matte black", max_price=1250, limit=12)': True,
     'get_inventory(product="Orrin Mini", variant="matte black")': True,
     'search_products(query="kettle", category="Home & Garden")': True,
     'get_customer_orders(order_id="#W1", status="shipped")': True,

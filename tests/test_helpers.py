@@ -27,7 +27,7 @@ ORDER = [
         "chat_rows",
         "generate",
     ),
-    *("grounding", "metrics", "grammar", "sheets", "cases"),
+    *("grounding", "metrics", "stated", "grammar", "sheets", "cases", "judge"),
     *(
         "base_model",
         "chat",
@@ -41,7 +41,24 @@ ORDER = [
         "careful",
         "rules",
     ),
-    *("evaluate", "agent", "serve", "hub", "faults", "plots", "live", "memory_plot", "widgets", "frameworks", "course"),
+    *(
+        "evaluate",
+        "compare",
+        "general",
+        "agent",
+        "scenarios",
+        "serve",
+        "hub",
+        "faults",
+        "plots",
+        "board_plots",
+        "live",
+        "memory_plot",
+        "widgets",
+        "frameworks",
+        "course",
+        "reference",
+    ),
     *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
@@ -126,10 +143,10 @@ def count_code(path) -> int:
     )
 
 
-def test_the_package_has_at_most_7200_lines_of_code():
+def test_the_package_has_at_most_7700_lines_of_code():
     """Docstrings are as long as the code here, and learners read them, so they don't count; code does."""
     sizes = {path.stem: count_code(path) for path in MODULES}
-    assert sum(sizes.values()) <= 7_200, sizes
+    assert sum(sizes.values()) <= 7_700, sizes
 
 
 @modules

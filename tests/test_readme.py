@@ -5,8 +5,8 @@ import re
 import shlex
 
 from elm_helpers import cli
-from elm_helpers.course import END, START, format_figures
 from elm_helpers.paths import SAMPLE
+from elm_helpers.reference import END, START, format_figures
 
 import pytest
 from style import ROOT
@@ -65,5 +65,6 @@ def test_the_figures_are_those_of_the_artefacts():
     summary = json.loads((REFERENCE / "training_summary.json").read_text(encoding="utf-8"))
     board = json.loads((REFERENCE / "scoreboard.json").read_text(encoding="utf-8"))
     requests = json.loads((REFERENCE / "requests.json").read_text(encoding="utf-8"))
+    details = json.loads((REFERENCE / "details.json").read_text(encoding="utf-8"))
     block = README.split(START)[1].split(END)[0].strip()
-    assert block == format_figures(summary, board, requests).strip()
+    assert block == format_figures(summary, board, requests, details).strip()

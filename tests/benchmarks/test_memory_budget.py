@@ -26,7 +26,8 @@ TRAIN = """
 import json, sys
 from dataclasses import replace
 from pathlib import Path
-import psutil, torch
+import bitsandbytes, peft, psutil, torch, transformers, trl
+from trl import SFTTrainer
 from elm_helpers import training
 from elm_helpers.base_model import read_base_model
 from elm_helpers.chat import encode
