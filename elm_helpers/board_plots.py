@@ -64,7 +64,7 @@ def plot_confusions(confusions: Mapping[tuple[str, str], int]) -> Figure:
             for j, column in enumerate(columns):
                 if n := confusions.get((row, column), 0):
                     axis.text(j, i, n, ha="center", va="center", color="white" if shares[i][j] > 0.6 else "black")
-        axis.set_xticks(range(len(columns)), [name.replace("_", "\n", 1) for name in columns], fontsize=8)
+        axis.set_xticks(range(len(columns)), [name.replace("_", "\n") for name in columns], fontsize=8)
         axis.set_yticks(range(len(rows)), [f"{row} ({totals[row]})" for row in rows], fontsize=8)
         axis.set(xlabel="what was called", ylabel="what was right (cases)")
         axis.grid(visible=False)

@@ -90,18 +90,6 @@ def answer_cases(system: System, cases: list[Case], timed: int = TIMED) -> list[
     return [answers[at] for at in range(len(cases))]
 
 
-def score_system(system: System, rows: list[dict]) -> dict[str, Metric]:
-    """Return a system's metrics on rows; a metric that the rows have no case for is left out.
-
-    Args:
-        system: Who answers.
-        rows: Held-out rows, from `read_rows`.
-
-    Shown in ``notebooks/04_run_locally.ipynb``.
-    """
-    return score_answers(answer_cases(system, [build_case(row) for row in rows]))
-
-
 def evaluate_systems(
     systems: Iterable[System],
     rows: list[dict] | None,

@@ -8,7 +8,7 @@ from subprocess import run
 
 from elm_helpers.cases import Case, build_case, read_requests, read_rows
 from elm_helpers.engines import Completion, Engine
-from elm_helpers.evaluate import System, answer_cases, evaluate_systems, open_systems, score_requests, score_system
+from elm_helpers.evaluate import System, answer_cases, evaluate_systems, open_systems, score_requests
 from elm_helpers.judge import Answer, asks_back, judge_answer, list_misses, read_category, score_answers
 from elm_helpers.metrics import find_invented, measure_quantile, measure_rate, read_calls, wilson_interval, write_digits
 from elm_helpers.prompts import EXAMPLES, GUEST, SIGNED_IN, build_system_with_tools
@@ -47,6 +47,7 @@ ROWS = [
     build_row(5, "categorization", "category", "Which category is this? Bar stool", "Category: Furniture"),
     build_row(6, "product_description", "sentence", SHEET, "The Oak Desk by Arlo, $1299.00, 120 cm, no cable tray."),
 ]
+CASES = [build_case(row) for row in ROWS]
 PERFECT = {row["messages"][1]["content"]: row["messages"][2]["content"] for row in ROWS}
 
 
@@ -289,12 +290,12 @@ def test_the_first_assistant_turn_says_what_is_right():
 
 
 def test_a_perfect_system_has_perfect_scores_and_a_silent_one_has_not():
-    perfect = score_system(System("perfect", open_script(PERFECT)), ROWS)
+    perfect = score_answers(answer_cases(System("perfect", open_script(PERFECT)), CASES))
     rates = {name for name in perfect if not name.startswith("latency")}
     assert rates == {m for m in METRICS if not m.startswith(("agent", "answer", "latency"))}
     assert all(perfect[name].value == (name not in {*LOWER_IS_BETTER}) for name in rates)
     assert perfect["tool_name"].n == 2 and perfect["over_call"].n == 2 and perfect["description_coverage"].n == 5
-    silent = score_system(System("silent", open_script(lambda text: "")), ROWS)
+    silent = score_answers(answer_cases(System("silent", open_script(lambda text: "")), CASES))
     assert all(silent[name].value == 0 for name in rates - {"invented_argument"})
     assert "invented_argument" not in silent
 
