@@ -93,15 +93,16 @@ def _write_copies(said: str, settled: dict) -> list[str]:
         plain += ends
     if not rules:
         return []
-    digits = [word for word in dict.fromkeys(plain) if re.search(r"\d", word)]
-    prices = [] if {"min_price", "max_price"} & set(settled) else list_amounts(said)
-    counts = [number for number in list_amounts(said) if number in range(1, MOST_RESULTS + 1)]
+    plain, amounts = list(dict.fromkeys(plain)), list_amounts(said)
+    digits = [word for word in plain if re.search(r"\d", word)]
+    prices = [] if {"min_price", "max_price"} & set(settled) else amounts
+    counts = [number for number in amounts if number in range(1, MOST_RESULTS + 1)]
     named = [at for at, word in enumerate(words) if word.casefold() not in HANGING] or range(len(words))
     texts = {
         "ordered": [w for w in digits if not re.search("[@$€£]", w)],
-        "account": [w for w in plain if "@" in w] + digits,
+        "account": [w for w in plain if "@" in w or w in digits],
+        "code": find_codes(plain, said),
     }
-    texts |= {"code": find_codes(list(dict.fromkeys(plain)), said)}
     numbers = {"low": settled.get("min_price", prices), "high": settled.get("max_price", prices)}
     numbers |= {"count": settled.get("limit", counts)}
     for name, starts in (("copied", range(len(words))), ("named", named)):

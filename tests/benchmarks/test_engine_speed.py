@@ -5,7 +5,6 @@ replies are the same is. The tables, and CSV and PNG files, go to ``outputs/benc
 ELM_BENCHMARK_PROMPTS=100 ELM_BENCHMARK_TOKENS=48 ELM_BENCHMARK_ROUNDS=2 is the full one.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -18,6 +17,7 @@ from elm_helpers.paths import OUTPUTS, ROOT
 import engine_runs
 import pytest
 from engine_runs import MERGED, PROMPTS, QUANTIZED, TYPES
+from tables import write_csv
 
 ROUNDS = int(os.environ.get("ELM_BENCHMARK_ROUNDS", "1"))  # ours and raw take turns so often
 SLOTS = (1, 4, 8)
@@ -90,13 +90,6 @@ def build_table(measured: dict) -> list[dict]:
             line |= dict(zip((f"same_replies_{short}", f"same_tokens_{short}"), pair, strict=True))
         lines.append(line)
     return lines
-
-
-def write_csv(path: Path, lines: list[dict]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 def write_plot(table: list[dict], measured: dict, path: Path) -> None:

@@ -5,7 +5,6 @@ asserted; that the loss is the same number is. The table, and CSV and PNG files,
 ELM_BENCHMARK_ROWS="48 96 192" and ELM_BENCHMARK_LONG=12 measure other sizes.
 """
 
-import csv
 import json
 import os
 import subprocess
@@ -17,6 +16,7 @@ from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
 from elm_helpers.profiles import PROFILES
 
 import pytest
+from tables import write_csv
 
 SIZES = sorted(int(size) for size in os.environ.get("ELM_BENCHMARK_ROWS", "12 24 48").split())
 LONG = int(os.environ.get("ELM_BENCHMARK_LONG", "8"))  # rows of each length
@@ -220,13 +220,6 @@ def build_table(measured: dict) -> list[dict]:
         line |= {key: found[key] for key in ("peak_memory_bytes", "train_loss", "held_out_loss", "dtype")}
         lines.append(line)
     return lines
-
-
-def write_csv(path: Path, lines: list[dict]) -> None:
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, list(lines[0]))
-        writer.writeheader()
-        writer.writerows(lines)
 
 
 def write_plots(measured: dict, folder: Path) -> None:
