@@ -9,6 +9,7 @@ from elm_helpers.chat import Encoded
 import torch
 from datasets import Dataset
 
+EVEN = 32  # numbers of tokens are rounded up to a multiple of it: a CPU prepares its kernels anew for every new shape
 LONG = 330  # tokens; a longer row is a whole conversation, which takes the time of several short ones
 
 
@@ -70,7 +71,8 @@ def pack_rows(
         dtype: The model's number format.
 
     Returns:
-        What the model takes: ``input_ids`` and ``position_ids`` (1, tokens), and an additive ``attention_mask``
+        What the model takes: ``input_ids`` and ``position_ids`` (1, tokens), rounded up to a multiple of `EVEN` by
+        repeats of the first token that nothing else sees and that bear no loss, and an additive ``attention_mask``
         (1, 1, tokens, tokens) that lets a token see the prompt and what is before it in its own row. And for each
         token the one that should follow, or -100, (1, tokens).
 
@@ -82,10 +84,35 @@ def pack_rows(
     first = torch.arange(shared, device=ids.device)
     row, position = torch.cat([torch.full_like(first, -1), row]), torch.cat([first, column + shared])
     targets = torch.cat([torch.full_like(first, -100), shift_labels(labels)[:, shared:][rest]])
+    tokens = torch.cat([ids[0, :shared], ids[:, shared:][rest]])
+    empty = (0, -len(tokens) % EVEN)
+    tokens, row, position, targets = (
+        torch.nn.functional.pad(part, empty, value=fill)
+        for part, fill in ((tokens, int(tokens[0])), (row, -2), (position, 0), (targets, -100))
+    )
     seen = ((row[:, None] == row) | (row == -1)) & (position[:, None] >= position)
     hidden = torch.zeros(seen.shape, dtype=dtype, device=ids.device).masked_fill(~seen, torch.finfo(dtype).min)
-    packed = {"input_ids": torch.cat([ids[0, :shared], ids[:, shared:][rest]])[None], "position_ids": position[None]}
+    packed = {"input_ids": tokens[None], "position_ids": position[None]}
     return packed | {"attention_mask": hidden[None, None]}, targets[None]
+
+
+def pick_trained(targets: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return row and column of the positions that bear loss, rounded up to a multiple of `EVEN` by some that bear none.
+
+    Args:
+        targets: The token that should follow each, or -100, (rows, tokens).
+
+    Example:
+        >>> row, column = pick_trained(torch.tensor([[-100, 5, 6, *[-100] * 61]]))
+        >>> len(column), column[:2].tolist()
+        (32, [1, 2])
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    trained = targets != -100
+    few = min(int(trained.sum()) + -int(trained.sum()) % EVEN, targets.numel())
+    order = trained.flatten().to(torch.uint8).argsort(descending=True, stable=True)[:few]
+    return order // targets.shape[1], order % targets.shape[1]
 
 
 def count_shared(ids: torch.Tensor, labels: torch.Tensor) -> int:

@@ -11,10 +11,10 @@ from contextlib import contextmanager
 from copy import deepcopy
 from pathlib import Path
 
-from elm_helpers.batches import TokenBudgetSampler, build_dataset, pack_rows, shift_labels
+from elm_helpers.batches import TokenBudgetSampler, build_dataset, pack_rows, pick_trained, shift_labels
 from elm_helpers.chat import Encoded
 from elm_helpers.curves import find_trouble, write_history
-from elm_helpers.devices import sum_devices
+from elm_helpers.devices import is_sharded, sum_devices
 from elm_helpers.runs import PART, explain_disk
 from elm_helpers.runtime import MemoryWatch
 
@@ -46,6 +46,7 @@ class CompletionTrainer(SFTTrainer):
     clock = 0.0  # when training began; evaluations are taken out, and a resumed run began that much earlier
     watched: list[Encoded] = []  # held-out rows whose loss is followed while training
     memory: MemoryWatch | None = None
+    best: tuple[float, int, dict] = (math.inf, 0, {})  # lowest loss of the watched rows, its step, the adapter then
 
     def get_train_dataloader(self) -> DataLoader:
         """Batches by `TokenBudgetSampler` in place of a fixed number of rows."""
@@ -89,9 +90,9 @@ class CompletionTrainer(SFTTrainer):
                 packed, targets = pack_rows(ids, mask, labels, base.dtype)
                 with choose_attention(base, targets.numel()):
                     states = base.model(**packed, use_cache=False).last_hidden_state
-            trained = targets != -100
+            trained = pick_trained(targets)
             logits = base.lm_head(states[trained]).float()
-        return torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum"), trained.sum()
+        return torch.nn.functional.cross_entropy(logits, targets[trained], reduction="sum"), (targets != -100).sum()
 
     def go_on_from(self, checkpoint: Path | None) -> None:
         """Count on from the tokens and seconds of a checkpoint, or from 0."""
@@ -128,10 +129,24 @@ class CompletionTrainer(SFTTrainer):
         """Follow the loss of the watched rows, by `compute_eval_loss`: the model stays in training mode."""
         start = time.perf_counter()
         metrics = {"eval_loss": compute_eval_loss(self, self.watched)}
+        if metrics["eval_loss"] < self.best[0] and not is_sharded():
+            adapter = {name: weight.detach().clone() for name, weight in self._list_trained()}
+            self.best = (metrics["eval_loss"], self.state.global_step, adapter)
         self.clock += time.perf_counter() - start
         self.log(dict(metrics))
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         return metrics
+
+    def _list_trained(self) -> list[tuple[str, torch.nn.Parameter]]:
+        return [(name, weight) for name, weight in self.model.named_parameters() if weight.requires_grad]
+
+    def keep_best(self) -> int:
+        """Put the adapter with the lowest loss of the watched rows back, if there is one; return its step."""
+        loss, step, adapter = self.best
+        with torch.no_grad():
+            for name, weight in self._list_trained() if adapter else ():
+                weight.copy_(adapter[name])
+        return step if adapter else self.state.global_step
 
     def _save_checkpoint(self, model, trial) -> None:
         """Write a checkpoint beside its place, then rename it: a killed run leaves a whole one or none."""

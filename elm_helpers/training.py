@@ -12,7 +12,7 @@ from elm_helpers.curves import write_history
 from elm_helpers.devices import agree, gather_adapter, is_sharded, sum_devices
 from elm_helpers.profiles import Profile
 from elm_helpers.runs import check_reporters, close_run, describe_config, describe_run, explain_disk, open_run
-from elm_helpers.runtime import MemoryWatch, quiet_libraries, read_versions
+from elm_helpers.runtime import MemoryWatch, quiet_libraries, read_versions, release_memory
 from elm_helpers.trainer import build_step_stop, build_trainer, compute_eval_loss, stop_after_step
 
 import torch
@@ -133,6 +133,7 @@ def load_for_training(folder: Path, quantization: BitsAndBytesConfig | None, dty
             folder, dtype=dtype, quantization_config=quantization, attn_implementation=attention
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
+    release_memory()
     if tokenizer.pad_token is None:  # Llama has none; TRL masks padding by position, so the end token can serve
         tokenizer.pad_token = tokenizer.eos_token
     return model, tokenizer
@@ -152,7 +153,7 @@ def train_adapter(
     callbacks: tuple = (),
     resume: bool = False,
 ) -> dict:
-    """Fine-tune, evaluate and write the adapter's folder; preflight refuses first.
+    """Fine-tune, evaluate and write the adapter's folder; preflight refuses first, and Ctrl-C keeps the best adapter.
 
     Args:
         model: Base model from `load_for_training`.
@@ -191,8 +192,9 @@ def train_adapter(
             with stop_after_step(stop):
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             seconds = time.perf_counter() - trainer.clock
+            kept = trainer.keep_best() if trainer.state.global_step < trainer.state.max_steps else None
             eval_loss = compute_eval_loss(trainer, held_out)
-            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss)
+            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss, kept)
         with explain_disk(out, run):
             write_adapter(trainer, tokenizer, summary, out, hub_id)
             if trainer.is_world_process_zero():
@@ -200,10 +202,11 @@ def train_adapter(
     return summary
 
 
-def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: float) -> dict:
+def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: float, kept: int | None = None) -> dict:
     """Return what ``training_summary.json`` holds; seconds, bytes, and losses per trained token.
 
-    Tokens, seconds, losses and memory are those of the whole run, however often it was resumed.
+    Tokens, seconds, losses and memory are those of the whole run, however often it was resumed. The adapter of a
+    stopped run is that of step `kept`, where the loss of the watched rows was lowest; a finished run keeps its last.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
@@ -216,6 +219,7 @@ def summarise_run(trainer, config: dict, rows: int, seconds: float, eval_loss: f
         "tokens_per_second": round(seen / seconds, 1),
         "seconds": round(seconds, 1),
         "steps": trainer.state.global_step,
+        "kept_step": trainer.state.global_step if kept is None else kept,
         "peak_memory_bytes": max([trainer.read_memory(), *(entry["memory_bytes"] for entry in log)]),
         "final_loss": round(sum(losses) / max(len(losses), 1), 4),
         "eval_loss": round(eval_loss, 4),
@@ -246,6 +250,8 @@ def write_adapter(trainer, tokenizer, summary: dict, out: Path, hub_id: str) -> 
         ).save_pretrained(new)
         (new / "training_summary.json").write_text(json.dumps(summary, indent=1), encoding="utf-8")
         write_history(trainer.state.log_history, new / "training_history.csv")
+        for path in new.iterdir():
+            path.chmod(0o644)  # safetensors lets only its owner read
         if out.exists():
             out.rename(beside / "old")
         new.rename(out)

@@ -246,6 +246,31 @@ def test_ctrl_c_ends_after_the_step_with_the_adapter_saved_and_can_go_on(whole, 
     assert is_same(trainer.read_adapter(), whole.read_adapter())
 
 
+class RiseAfterTheFirst:
+    """The loss of the watched rows is lowest at the first look."""
+
+    def __call__(self):
+        from elm_helpers import trainer
+
+        looks = iter(range(1, 100))
+        trainer.compute_eval_loss = lambda *_: float(next(looks))
+
+
+def test_ctrl_c_saves_the_adapter_of_the_lowest_held_out_loss(processes, tiny, data, tmp_path):
+    trainer = Trainer(processes, tiny, data, tmp_path)
+    process = trainer.start(prepare=RiseAfterTheFirst())
+    trainer.wait_for_step(process, 7)
+    best = load_file(trainer.run / "checkpoint-6" / "adapter_model.safetensors")
+    os.kill(process.pid, signal.SIGINT)
+    process.join()
+    summary = trainer.read_summary()
+    assert summary["kept_step"] == 6 < summary["steps"] < 12
+    kept = trainer.read_adapter()
+    last = load_file(trainer.run / f"checkpoint-{summary['steps']}" / "adapter_model.safetensors")
+    assert is_same(kept, {name: weight.to(kept[name].dtype) for name, weight in best.items()})
+    assert not is_same(kept, {name: weight.to(kept[name].dtype) for name, weight in last.items()})
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

@@ -73,6 +73,7 @@ def test_the_adapters_folder_is_whole(run):
     assert {"tokenizer.json", "chat_template.jinja", "training_summary.json", "README.md"} <= names
     config = json.loads((run[0] / "adapter_config.json").read_text(encoding="utf-8"))
     assert config["base_model_name_or_path"] == CPU.base_model
+    assert {path.stat().st_mode & 0o777 for path in run[0].iterdir()} == {0o644}  # others may read them, too
 
 
 def test_the_curves_are_kept_with_the_adapter_and_the_run(run):
@@ -229,11 +230,30 @@ def test_packed_tokens_see_the_prompt_and_their_own_row_and_nothing_else():
     mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 1, 0]])
     labels = torch.tensor([[-100, -100, -100, 2, 3], [-100, -100, -100, 8, -100]])
     packed, targets = pack_rows(ids, mask, labels, torch.float32)
-    assert packed["input_ids"].tolist() == [[5, 6, 1, 2, 3, 7, 8]]
-    assert packed["position_ids"].tolist() == [[0, 1, 2, 3, 4, 2, 3]]
-    assert targets.tolist() == [[-100, -100, 2, 3, -100, 8, -100]]
-    seen = (packed["attention_mask"][0, 0] == 0).int().tolist()
-    assert seen[4] == [1, 1, 1, 1, 1, 0, 0] and seen[6] == [1, 1, 0, 0, 0, 1, 1] and seen[1] == [1, 1, 0, 0, 0, 0, 0]
+    assert packed["input_ids"][0, :7].tolist() == [5, 6, 1, 2, 3, 7, 8]
+    assert packed["position_ids"][0, :7].tolist() == [0, 1, 2, 3, 4, 2, 3]
+    assert targets[0, :7].tolist() == [-100, -100, 2, 3, -100, 8, -100]
+    seen = (packed["attention_mask"][0, 0] == 0).int()
+    first = seen[:, :7].tolist()
+    assert first[4] == [1, 1, 1, 1, 1, 0, 0] and first[6] == [1, 1, 0, 0, 0, 1, 1] and first[1] == [1, 1, 0, 0, 0, 0, 0]
+    assert len(seen) == 32 and (targets[0, 7:] == -100).all()  # rounded up, for nothing to learn
+    assert not seen[:7, 7:].any() and seen.diagonal().all()  # no token sees what was added, and each sees itself
+
+
+def test_the_scored_positions_are_the_trained_ones_and_few_others():
+    from elm_helpers.batches import pick_trained
+
+    import torch
+
+    torch.manual_seed(0)
+    for rows, length in ((1, 352), (3, 70), (1, 40)):
+        targets = torch.where(torch.rand(rows, length) < 0.4, 7, -100)
+        row, column = pick_trained(targets)
+        picked = targets[row, column]
+        assert (picked != -100).sum() == (targets != -100).sum()  # every one of them, once
+        assert len({*zip(row.tolist(), column.tolist(), strict=True)}) == len(row)
+        assert len(row) % 32 == 0 or len(row) == targets.numel()
+        assert len(row) - int((targets != -100).sum()) < 32
 
 
 def test_a_batch_holds_rows_of_one_system_prompt():
