@@ -159,7 +159,7 @@ def train_adapter(
         model: Base model from `load_for_training`.
         tokenizer: Its tokenizer.
         rows: Training rows, ``{"id", "messages", …}``.
-        eval_rows: Held-out rows for the loss; none of them is trained on.
+        eval_rows: Held-out rows, for the loss alone.
         lora: Shape of the adapter.
         arguments: TRL's training arguments.
         out: Folder of the adapter; replaced only when everything has been written.
@@ -193,8 +193,7 @@ def train_adapter(
                 trainer.train(resume_from_checkpoint=checkpoint and str(checkpoint))
             seconds = time.perf_counter() - trainer.clock
             kept = trainer.keep_best() if trainer.state.global_step < trainer.state.max_steps else None
-            eval_loss = compute_eval_loss(trainer, held_out)
-            summary = summarise_run(trainer, config, len(rows), seconds, eval_loss, kept)
+            summary = summarise_run(trainer, config, len(rows), seconds, compute_eval_loss(trainer, held_out), kept)
         with explain_disk(out, run):
             write_adapter(trainer, tokenizer, summary, out, hub_id)
             if trainer.is_world_process_zero():
