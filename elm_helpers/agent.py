@@ -7,6 +7,7 @@ import sqlite3
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
 
 from elm_helpers.answers import Rejected, describe_result, write_answer
 from elm_helpers.engines import Completion, Engine
@@ -148,6 +149,7 @@ def run_turn(
     text: str,
     *,
     on_step: Callable[[Step], None] | None = None,
+    on_text: Callable[[str], None] | None = None,
 ) -> tuple[Conversation, Turn]:
     """Answer one message of a customer.
 
@@ -157,6 +159,7 @@ def run_turn(
         conversation: What was said before; `Conversation()` at the start.
         text: The customer's message.
         on_step: Called with each step as it happens.
+        on_text: Called with each piece of the model's text as it comes: a draft until the next step, not yet checked.
 
     Returns:
         (conversation to go on with, what this turn did).
@@ -170,6 +173,8 @@ def run_turn(
         if on_step:
             on_step(steps[-1])
 
+    if on_text:
+        engine = replace(engine, complete=partial(engine.complete, on_text=on_text))
     note(1, "The customer asks", text)
     first = [] if conversation.messages else [{"role": "system", "content": build_system(session.customer_id)}]
     messages, calls = [*conversation.messages, *first, {"role": "user", "content": text}], []

@@ -18,7 +18,10 @@ def script(*texts):
 
     def complete(messages, *, max_tokens=200, temperature=0.0, seed=0, grammar=None, on_text=None):
         seen.append([dict(message) for message in messages])
-        return Completion(left.pop(0) if len(left) > 1 else left[0], 10, 10, 0.01, 0.01)
+        text = left.pop(0) if len(left) > 1 else left[0]
+        for piece in text.partition(" ") if on_text else ():
+            on_text(piece)
+        return Completion(text, 10, 10, 0.01, 0.01)
 
     return Engine("script", complete), seen
 
@@ -59,6 +62,22 @@ def test_the_trace_has_the_seeds_seven_steps_in_order(shop):
     assert data["steps"][3]["result"]["total"] >= 1
     assert data["answer"] == "Here is what I found."
     assert data["writes"] == []
+
+
+def test_the_models_text_comes_piece_by_piece_between_the_steps(shop):
+    engine, _ = script(SEARCH, "They cost $1.23.", "I found some for you.")
+    heard = []
+    _, turn = run_turn(
+        engine,
+        Session(shop),
+        Conversation(),
+        "Find wireless headphones under $100",
+        on_step=lambda step: heard.append(step.step),
+        on_text=heard.append,
+    )
+    assert [one for one in heard if isinstance(one, int)] == [step.step for step in turn.steps]
+    texts = "".join(one if isinstance(one, str) else "|" for one in heard).strip("|").split("|")
+    assert [text for text in texts if text] == [SEARCH, "They cost $1.23.", "I found some for you."]
 
 
 def test_the_seeds_129_dollar_headphones_cannot_be_shown_under_100(shop):
