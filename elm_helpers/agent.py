@@ -229,7 +229,7 @@ def check_answer(engine, session, messages, reply, results, calls, note) -> tupl
     done = [pair for pair in calls if "return_id" in pair[1]]  # what was written matters most
 
     def find_reasons(text: str) -> list[str]:
-        if not text.strip() or "<tool_call>" in text:
+        if not text.strip() or "<tool_call>" in text or '{"' in text:
             return ["there is no answer in words"]
         untold = [str(result["return_id"]) for _, result in done if str(result["return_id"]) not in text]
         return [f"{one} is not told" for one in untold] + find_ungrounded(text, results, spoken, prices, limits)
@@ -243,7 +243,8 @@ def check_answer(engine, session, messages, reply, results, calls, note) -> tupl
     if not find_reasons(second.text):
         note(6, "The check sent the answer back; ELM answers again", second.text.strip(), second.seconds)
         return second.text.strip(), ()
-    plain = render_result(*(done or calls)[-1], limits) if calls else STUCK
+    told = done or [pair for pair in calls if pair[1].get("error") != UNASKED]
+    plain = render_result(*told[-1], limits) if told else STUCK
     if find_over_limits(plain, results, spoken, prices, limits):
         plain = STUCK
     note(6, "The check replaced the answer", "; ".join(reasons), second.seconds)

@@ -9,6 +9,7 @@ from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import WRITES, Session, format_result, run_tool
 
 TOOL_SECONDS = 10.0  # then the customer is told that it did not work
+LAST_CHANCE = 1.0  # seconds for a stopped query to be rolled back
 LONGEST_TEXT, LONGEST_LIST, LONGEST_RESULT = 1000, 20, 8000  # characters, entries, characters
 UNSURE = "; it may or may not have been done, so look at the order before trying again"
 
@@ -33,7 +34,7 @@ def run_guarded(session: Session, call: ToolCall, seconds: float = TOOL_SECONDS)
     worker.join(seconds)
     if worker.is_alive():
         session.store.interrupt()
-        worker.join(1)
+        worker.join(LAST_CHANCE)
     late = {"error": f"{call.name} took longer than {seconds:g} seconds" + UNSURE * (call.name in WRITES)}
     found = box[0] if box else late
     return _run_here(session, call, seconds) if found is None else found
