@@ -169,9 +169,10 @@ def name_waiting(answer: str, waiting: ToolCall | None, results: list[dict]) -> 
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    if waiting is None:
+    proposals = [result for result in results if result.get("status") == "needs_confirmation"]
+    if waiting is None or not proposals:
         return answer
-    proposal = next(result for result in reversed(results) if result.get("status") == "needs_confirmation")
+    proposal = proposals[-1]
     asks = answer.rstrip().endswith("?") and str(proposal.get("order_id")).casefold() in answer.casefold()
     return answer if asks else f"{answer}\n{render_result(waiting, proposal)}"
 
