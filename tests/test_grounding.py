@@ -149,6 +149,7 @@ def test_a_state_a_stock_figure_and_a_day_of_the_results_pass(answer):
         ("It is back on November 6.", "November 6 is in no tool result"),
         ("It arrives on the 2nd of May.", "2nd of May"),
         ("Try the Bose QuietComfort Ultra.", "Bose QuietComfort Ultra is no product's whole name"),
+        ("You may like the Sony.", "Sony is no product's whole name"),
         ("It costs one hundred and fifty dollars.", "150 dollars is in no tool result"),
         ("It was sent to Jane Miller.", "Jane Miller"),
         ("Tess\u200bmar **Bolt** it is.", "Tessmar Bolt was returned by no tool"),
