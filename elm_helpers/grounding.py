@@ -200,6 +200,12 @@ def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[s
             ):
                 reasons.append(f"{state} is the state of no order here")
     reasons += [f"{n} is no stock figure" for n in STOCKED.findall(answer) if int(n) not in units]
+    for place in {name for known in places if isinstance(known, dict) for name in known}:
+        held = [known.get(place) for known in places if isinstance(known, dict)]
+        told = re.findall(
+            rf"(?<![\d.$])(\d+) (?:units? )?(?:(?:left |in stock )?(?:at|in) )?{re.escape(place)}\b", answer, re.I
+        )
+        reasons += [f"{n} is not what {place} has" for n in told if int(n) not in held]
     for found in DAY.finditer(answer):
         month = MONTHS.index((found["month"] or found["month2"]).casefold()[:3]) + 1
         day = f"-{month:02}-{int(found['day'] or found['day2']):02}"

@@ -146,6 +146,7 @@ def test_a_state_a_stock_figure_and_a_day_of_the_results_pass(answer):
         ("W2 is on its way.", "on its way"),
         ("We have 2 units left.", "2 is no stock figure"),
         ("7 in stock.", "7 is no stock figure"),
+        ("Red: 3 at Northgate.", "3 is not what Northgate has"),
         ("It is back on November 6.", "November 6 is in no tool result"),
         ("It arrives on the 2nd of May.", "2nd of May"),
         ("Try the Bose QuietComfort Ultra.", "Bose QuietComfort Ultra is no product's whole name"),
