@@ -160,7 +160,7 @@ def find_waiting(conversation: Conversation, text: str, calls: list, answer: str
     if tried:
         proposed = [call for call, result in tried if result.get("status") == "needs_confirmation"]
         return (proposed[-1] if proposed else None), 0
-    waits = is_harmless(text) and not asks_else(answer) and conversation.waited < PATIENCE
+    waits = is_harmless(text) and not asks_else(answer.replace(STUCK, "")) and conversation.waited < PATIENCE
     return (conversation.pending, conversation.waited + 1) if conversation.pending and waits else (None, 0)
 
 
