@@ -132,8 +132,8 @@ class Chat:
         sides = [w.VBox(talk, layout=layout(flex="3 1 420px")), w.VBox([self.account], layout=layout(flex="2 1 320px"))]
         return w.HBox(sides, layout=layout(flex_flow="row wrap"))
 
-    def _repr_mimebundle_(self, **options):
-        return self.page._repr_mimebundle_(**options) | {"text/html": render_chat_html(self.turns, self.account.value)}
+    def _repr_mimebundle_(self, include=None, exclude=None):
+        return self.page._repr_mimebundle_() | {"text/html": render_chat_html(self.turns, self.account.value)}
 
     def _wait_for_text(self, widget, content, buffers) -> None:
         if content.get("event") == "submit":
