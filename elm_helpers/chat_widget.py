@@ -15,7 +15,8 @@ from elm_helpers.widgets import ROLES, render_trace_html, show_piece
 BUBBLE = "padding:4px 10px;margin:4px 0;border-radius:8px;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.45"
 WARN = "213,94,0"
 QUIET = "opacity:0.75;font-size:90%"
-CELL = "padding:2px 8px 2px 0;vertical-align:top;text-align:left"
+CELL = "padding:2px 10px 2px 0;vertical-align:top;text-align:left"
+SHORT = ";white-space:nowrap"  # all cells but the last one of a row
 GUEST = "nobody is signed in"
 ENTER_SECONDS = 0.2  # the text box says "Enter" a moment before it sends what was typed
 MOST_ORDERS = 8
@@ -86,14 +87,16 @@ def render_account_html(store: sqlite3.Connection, customer_id: str | None, new:
         lines = []
         for row in (heads, *rows):
             tag = "b" if row is heads or row[0] in new else "span"
-            cells = (f'<td style="{CELL}"><{tag}>{escape(show_piece(str(cell)))}</{tag}></td>' for cell in row)
-            lines.append(f"<tr>{''.join(cells)}</tr>")
+            *texts, last = (f"<{tag}>{escape(show_piece(str(cell)))}</{tag}>" for cell in row)
+            cells = "".join(f'<td style="{CELL}{SHORT}">{text}</td>' for text in texts)
+            lines.append(f'<tr>{cells}<td style="{CELL}">{last}</td></tr>')
         return f'<p style="margin:6px 0"><b>{title}</b></p><table style="font-size:90%">{"".join(lines)}</table>'
 
     placed = store.execute(orders, (customer_id, MOST_ORDERS)).fetchall()
     back = store.execute(returns, (customer_id,)).fetchall()
     return (
-        f"<div>{table('Newest orders', ('order', 'placed', 'status', 'total', 'products'), placed)}"
+        f'<div style="line-height:1.35">'
+        f"{table('Newest orders', ('order', 'placed', 'status', 'total', 'products'), placed)}"
         f"{table(f'Returns: {len(back)}', ('return', 'created', 'status', 'refund', 'order'), back)}</div>"
     )
 
@@ -124,12 +127,14 @@ class Chat:
 
     def _lay_out(self):
         w, layout = self.build, self.build.Layout
-        self.text.layout.flex, self.send.layout.width = "1 1 auto", "80px"
+        self.text.layout.flex, self.send.layout.width, self.customer.layout.width = "1 1 auto", "80px", "360px"
+        self.log.layout.flex = "0 0 auto"
         # column-reverse: a browser keeps such a box scrolled to its end
         scrolled = w.Box([self.log], layout=layout(flex_flow="column-reverse", max_height="480px", overflow="auto"))
         top = w.HBox([self.customer, self.restart], layout=layout(flex_flow="row wrap"))
         talk = [top, scrolled, self.progress, self.consent, w.HBox([self.text, self.send])]
-        sides = [w.VBox(talk, layout=layout(flex="3 1 420px")), w.VBox([self.account], layout=layout(flex="2 1 320px"))]
+        books = w.VBox([self.account], layout=layout(flex="2 1 340px", margin="0 0 0 24px"))
+        sides = [w.VBox(talk, layout=layout(flex="3 1 420px")), books]
         return w.HBox(sides, layout=layout(flex_flow="row wrap"))
 
     def _repr_mimebundle_(self, include=None, exclude=None):

@@ -11,6 +11,7 @@ from elm_helpers.chat import Encoded, encode, list_special, name_roles
 # Inline styles only: notebooks that nobody trusted yet drop style sheets. Half-clear colours suit light and dark. Where
 # a page drops inline styles as well, <b>, the turns' names and the ids are still there.
 BOX = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
+LOW = "line-height:1.35"
 READ = "background-color:rgba(128,128,128,0.13)"
 TRAINED = "border-bottom:3px solid currentColor"
 TOKEN = f"display:inline-block;vertical-align:top;text-align:center;line-height:1.3;margin:1px;{READ}"
@@ -171,6 +172,8 @@ def render_trace_html(steps: Sequence[Mapping]) -> str:
         head = f"<b>{int(step['step'])}. {escape(str(step['title']))}</b>{took}"
         text = show_piece(str(step["text"])).replace("↵\n", "\n")
         parsed = "".join(f"<div>{read_call(call)}</div>" for call in step.get("tool_calls", ()))
-        items.append(f'<div style="margin:6px 0">{head}<div style="{BOX};{READ}">{escape(text)}</div>{parsed}</div>')
+        items.append(
+            f'<div style="margin:6px 0">{head}<div style="{BOX};{READ};{LOW}">{escape(text)}</div>{parsed}</div>'
+        )
     total = sum(step["seconds"] for step in steps)
-    return f"<div><p>{len(steps)} steps, {total:.2f} s</p>{''.join(items)}</div>"
+    return f'<div style="{LOW}"><p>{len(steps)} steps, {total:.2f} s</p>{"".join(items)}</div>'
