@@ -2,7 +2,6 @@
 
 import json
 import random
-import re
 import sqlite3
 import time
 from collections.abc import Callable
@@ -10,28 +9,21 @@ from dataclasses import dataclass, replace
 from functools import partial
 
 from elm_helpers.answers import Rejected, describe_result, write_answer
+from elm_helpers.consent import PATIENCE, asks_else, is_asked, is_harmless, is_yes
+from elm_helpers.context import cut_text, measure_memory, trim_memory
 from elm_helpers.engines import Completion, Engine
-from elm_helpers.grounding import find_price_limits, find_ungrounded, fits_limits
+from elm_helpers.grounding import find_over_limits, find_ungrounded, fits_limits
+from elm_helpers.guard import run_guarded
 from elm_helpers.phrasebook import PhrasebookError, read_answers
 from elm_helpers.prompts import build_system
+from elm_helpers.signatures import read_parameters
+from elm_helpers.stated import read_limits, read_settled
 from elm_helpers.tool_calls import ToolCall, ToolCallError, format_tool_call, parse_tool_calls
-from elm_helpers.tools import Session, format_result, run_tool
+from elm_helpers.tools import TOOLS, WRITES, Session, format_result
 
 ROUNDS = 4  # tool rounds in a turn; then the agent answers from what it has
-MEMORY_CHARACTERS = 6000  # about 1,500 tokens: the rest of the context is for this turn
-YES = re.compile(
-    r"\W*(?:yes|yeah|yep|yup|ja|y|absolutely|definitely|correct|of course|that['’]?s right|go (?:ahead|for it)|"
-    r"please do|(?:i |please )*(?:do it|start it|start the return|confirm(?:ed)?))\b",
-    re.I,
-)
-WEAK = re.compile(r"\W*(?:ok(?:ay)?|sure|fine)\b", re.I)  # a yes only if nothing follows, or the order to go on
-ORDER = re.compile(r"^$|\b(?:please|go (?:ahead|for it)|do (?:it|that)|set it up|start|return it)\b", re.I)
-DOUBT = re.compile(
-    r"\b(?:no|not|don['’]?t|wait|stop|never|cancel|hold|but|instead|let|maybe|perhaps|later|think|how|much|what|when|why|if|"
-    r"unless|except|before|number|other|another|different|wrong|would|could|should|thanks?)\b|[?\d<]",
-    re.I,
-)
-MOST_WORDS = 8  # of a yes
+LONGEST_MESSAGE = 2000  # characters of a customer's message, or of a call that cannot be run; the rest is cut off
+UNASKED = "the customer did not ask for this; ask them which order they want to send back"
 STUCK = "I'm sorry, I could not find that out. Could you say it in other words?"
 
 
@@ -47,11 +39,15 @@ class Step:
 
 @dataclass(frozen=True)
 class Conversation:
-    """What the agent remembers: the messages so far, every tool result, and a write that waits for a yes."""
+    """What the agent remembers: the messages so far, every tool result, and a write that waits for a yes.
+
+    `waited` counts the turns that the write has waited for; after `PATIENCE` of them it is dropped.
+    """
 
     messages: tuple[dict, ...] = ()
     results: tuple[dict, ...] = ()
     pending: ToolCall | None = None
+    waited: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,48 +60,8 @@ class Turn:
     replaced: tuple[str, ...] = ()
 
 
-def is_yes(text: str) -> bool:
-    """Return whether a reply is an explicit yes and nothing else; a doubtful one is no consent.
-
-    Example:
-        >>> is_yes("Yes, please."), is_yes("yes but not the mug"), is_yes("sure, let me think about it")
-        (True, False, False)
-
-    Shown in ``notebooks/06_build_agent.ipynb``.
-    """
-    text = re.sub(r"\bno problem\b|\bthank(s| you).*$", "", text, flags=re.I) if YES.match(text) else text
-    if DOUBT.search(text) or len(text.split()) > MOST_WORDS:
-        return False
-    weak = WEAK.match(text)
-    return bool(YES.match(text)) or bool(weak and ORDER.search(text[weak.end() :].strip(" .,!")))
-
-
-def trim_memory(messages: list[dict], characters: int = MEMORY_CHARACTERS) -> list[dict]:
-    """Return the messages that fit the budget: old tool results shrink first, then the oldest turns go.
-
-    The system prompt and the current turn always stay.
-
-    Shown in ``notebooks/06_build_agent.ipynb``.
-    """
-    kept = list(messages)
-    last_user = max(i for i, message in enumerate(kept) if message["role"] == "user")
-
-    def size() -> int:
-        return sum(len(message["content"]) for message in kept)
-
-    for i in range(last_user):
-        if size() > characters and kept[i]["role"] == "tool":
-            kept[i] = {"role": "tool", "content": '{"note": "an older result, left out"}'}
-    while size() > characters:
-        users = [i for i, message in enumerate(kept) if message["role"] == "user"]
-        if len(users) < 2:
-            break
-        del kept[1 : users[1]]
-    return kept
-
-
 def enforce_limits(call: ToolCall, text: str) -> ToolCall:
-    """Return the call with the price limits that the customer's own words set, whatever the model made of them.
+    """Return the call with what the customer's own words settle (`read_settled`), whatever the model made of them.
 
     A limit that the model put at the wrong end, such as `min_price` for "under $20", goes.
 
@@ -115,12 +71,10 @@ def enforce_limits(call: ToolCall, text: str) -> ToolCall:
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    if call.name != "search_products":
-        return call
-    limits = dict(zip(("min_price", "max_price"), find_price_limits(text), strict=True))
-    said = {key: value for key, value in limits.items() if value is not None}
-    kept = {key: value for key, value in call.arguments.items() if key not in limits or value not in said.values()}
-    return replace(call, arguments=kept | said)
+    said, takes = read_settled(text), {one.name for one in read_parameters(TOOLS[call.name])}
+    prices = [said[key] for key in ("min_price", "max_price") if key in said]
+    kept = {k: v for k, v in call.arguments.items() if k not in ("min_price", "max_price") or v not in prices}
+    return replace(call, arguments=kept | {key: value for key, value in said.items() if key in takes})
 
 
 def render_result(call: ToolCall, result: dict, limits: tuple[float | None, float | None] = (None, None)) -> str:
@@ -128,17 +82,16 @@ def render_result(call: ToolCall, result: dict, limits: tuple[float | None, floa
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    shown = {
-        key: [product for product in value if fits_limits(product["price"], limits)]
-        if key in ("products", "similar", "candidates")
-        else value
-        for key, value in result.items()
-    }
-    rng = random.Random(0)
     try:
-        case, slots = describe_result(call.name, call.arguments, shown, rng)
+        shown = {
+            key: [product for product in value if fits_limits(product["price"], limits)]
+            if key in ("products", "similar", "candidates")
+            else value
+            for key, value in result.items()
+        }
+        case, slots = describe_result(call.name, call.arguments, shown, random.Random(0))
         return write_answer(read_answers()[case][0], slots)
-    except (KeyError, Rejected, PhrasebookError):
+    except (LookupError, TypeError, AttributeError, Rejected, PhrasebookError):
         return str(result.get("error") or result.get("message") or STUCK)
 
 
@@ -175,6 +128,7 @@ def run_turn(
 
     if on_text:
         engine = replace(engine, complete=partial(engine.complete, on_text=on_text))
+    text = cut_text(text, LONGEST_MESSAGE)
     note(1, "The customer asks", text)
     first = [] if conversation.messages else [{"role": "system", "content": build_system(session.customer_id)}]
     messages, calls = [*conversation.messages, *first, {"role": "user", "content": text}], []
@@ -185,12 +139,41 @@ def run_turn(
     reply = gather_facts(engine, session, messages, calls, text, note)
     results = [*conversation.results, *(result for _, result in calls)]
     answer, replaced = check_answer(engine, session, messages, reply, results, calls, note)
+    waiting, waited = find_waiting(conversation, text, calls, answer)
+    answer = name_waiting(answer, waiting, results)
     messages.append({"role": "assistant", "content": answer})
     note(7, "The customer reads", answer)
-    waiting = [call for call, result in calls if result.get("status") == "needs_confirmation"]
     writes = tuple(result for _, result in calls if "return_id" in result)
-    after = Conversation(tuple(messages), tuple(results), waiting[-1] if waiting else None)
+    after = Conversation(tuple(messages), tuple(results), waiting, waited)
     return after, Turn(answer, tuple(steps), writes, replaced)
+
+
+def find_waiting(conversation: Conversation, text: str, calls: list, answer: str) -> tuple[ToolCall | None, int]:
+    """Return the write that waits for a yes after this turn, and how many turns it has waited for.
+
+    A new proposal takes the place of an older one. Without one, the older one outlives `PATIENCE` questions, but not a
+    no, a change of mind, or a question of ELM's about something else, because the next yes would be a yes to that.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    tried = [(call, result) for call, result in calls if call.name in WRITES and result.get("error") != UNASKED]
+    if tried:
+        proposed = [call for call, result in tried if result.get("status") == "needs_confirmation"]
+        return (proposed[-1] if proposed else None), 0
+    waits = is_harmless(text) and not asks_else(answer) and conversation.waited < PATIENCE
+    return (conversation.pending, conversation.waited + 1) if conversation.pending and waits else (None, 0)
+
+
+def name_waiting(answer: str, waiting: ToolCall | None, results: list[dict]) -> str:
+    """Return the answer with the waiting write at its end, unless it asks for it: no yes to what can't be seen.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    if waiting is None:
+        return answer
+    proposal = next(result for result in reversed(results) if result.get("status") == "needs_confirmation")
+    asks = answer.rstrip().endswith("?") and str(proposal.get("order_id")).casefold() in answer.casefold()
+    return answer if asks else f"{answer}\n{render_result(waiting, proposal)}"
 
 
 def run_call(session: Session, call: ToolCall, messages: list[dict], calls: list, note: Callable) -> None:
@@ -199,7 +182,8 @@ def run_call(session: Session, call: ToolCall, messages: list[dict], calls: list
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
     start = time.perf_counter()
-    result = run_tool(session, call.name, call.arguments)
+    spoken = [message["content"] for message in messages if message["role"] == "user"]
+    result = run_guarded(session, call) if is_asked(call, spoken) else {"error": UNASKED}
     note(4, f"The agent runs {call.name}", format_result(result), time.perf_counter() - start)
     messages += [{"role": "assistant", "content": format_tool_call(call)}]
     messages += [{"role": "tool", "content": format_result(result)}]
@@ -215,13 +199,15 @@ def gather_facts(engine, session, messages, calls, text, note) -> Completion:
     """
     for _ in range(ROUNDS):
         title = "ELM is asked again, with the result" if calls else "ELM is asked"
-        note(5 if calls else 2, title, f"{len(messages)} messages")
-        reply = engine.complete(trim_memory(messages))
+        sent = trim_memory(messages)
+        cut = f", cut to {measure_memory(sent):,} in {len(sent)}" if sent != messages else ""
+        note(5 if calls else 2, title, f"{measure_memory(messages):,} characters in {len(messages)} messages{cut}")
+        reply = engine.complete(sent)
         try:
             found = [enforce_limits(call, text) for call in parse_tool_calls(reply.text)]
         except ToolCallError as error:
             note(3, "ELM wrote a call that cannot be run", f"{reply.text}\n{error.reason}", reply.seconds)
-            messages += [{"role": "assistant", "content": reply.text}]
+            messages += [{"role": "assistant", "content": cut_text(reply.text, LONGEST_MESSAGE)}]
             messages += [{"role": "tool", "content": format_result({"error": error.reason})}]
             continue
         if not found or found[0] in [call for call, _ in calls]:
@@ -237,14 +223,16 @@ def check_answer(engine, session, messages, reply, results, calls, note) -> tupl
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    names = [row["name"] for row in session.store.execute("SELECT name FROM products")]
+    prices = dict(map(tuple, session.store.execute("SELECT name, price FROM products")))
     spoken = [message["content"] for message in messages if message["role"] == "user"]
-    limits = find_price_limits(spoken[-1])
+    limits = read_limits(spoken[-1])
+    done = [pair for pair in calls if "return_id" in pair[1]]  # what was written matters most
 
     def find_reasons(text: str) -> list[str]:
-        if not text.strip() or "<tool_call>" in text:
+        if not text.strip() or "<tool_call>" in text or '{"' in text:
             return ["there is no answer in words"]
-        return find_ungrounded(text, results, spoken, names, limits)
+        untold = [str(result["return_id"]) for _, result in done if str(result["return_id"]) not in text]
+        return [f"{one} is not told" for one in untold] + find_ungrounded(text, results, spoken, prices, limits)
 
     answer = reply.text.strip()
     reasons = find_reasons(answer)
@@ -255,8 +243,10 @@ def check_answer(engine, session, messages, reply, results, calls, note) -> tupl
     if not find_reasons(second.text):
         note(6, "The check sent the answer back; ELM answers again", second.text.strip(), second.seconds)
         return second.text.strip(), ()
-    done = [pair for pair in calls if "return_id" in pair[1]]  # what was written matters most
-    plain = render_result(*(done or calls)[-1], limits) if calls else STUCK
+    told = done or [pair for pair in calls if pair[1].get("error") != UNASKED]
+    plain = render_result(*told[-1], limits) if told else STUCK
+    if find_over_limits(plain, results, spoken, prices, limits):
+        plain = STUCK
     note(6, "The check replaced the answer", "; ".join(reasons), second.seconds)
     return plain, tuple(reasons)
 

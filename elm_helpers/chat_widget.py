@@ -219,7 +219,8 @@ class Chat:
         """Show a yes and a no for the write that waits; each time new buttons, so an old click hits nothing."""
         if self.conversation.pending is None:
             return
-        found = self.conversation.results[-1] if self.conversation.results else {}
+        proposed = [one for one in self.conversation.results if one.get("status") == "needs_confirmation"]
+        found = proposed[-1]
         refund = f": {', '.join(found['items'])}, refund ${found['refund']:.2f}" if "refund" in found else ""
         waiting = show_piece(f"Waits for your yes{refund}\n{format_tool_call(self.conversation.pending)}")
         yes, no = (self.build.Button(description=name) for name in ("Confirm", "Cancel"))

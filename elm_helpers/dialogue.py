@@ -184,13 +184,17 @@ def _fit_article(text: str, slots: dict[str, Slot]) -> str:
 
 
 def copy_shop(conn: sqlite3.Connection) -> sqlite3.Connection:
-    """Return a copy in memory that a row may change.
+    """Return a copy in memory that a row may change: what this connection sees, its own open transaction included.
+
+    Python's `backup` would wait for ever for the end of that transaction.
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    copy = sqlite3.connect(":memory:")
+    copy = sqlite3.connect(":memory:", check_same_thread=False)
     copy.row_factory = sqlite3.Row
-    conn.backup(copy)
+    image = bytearray(conn.serialize())
+    image[18:20] = b"\1\1"  # the file format's marks of a write-ahead log, which a copy in memory can't have
+    copy.deserialize(bytes(image))
     return copy
 
 

@@ -2,98 +2,43 @@
 
 import json
 import re
-from collections.abc import Iterable
+import unicodedata
+from collections.abc import Iterable, Mapping
 from functools import cache
 
+from elm_helpers.limits import MONEY, fits_limits, read_number
+from elm_helpers.limits import find_price_limits as find_price_limits
+from elm_helpers.metrics import write_digits
 from elm_helpers.paths import TEMPLATES
 
 import yaml
 
-MONEY = re.compile(r"(?:\$|USD ?|€|£)\s?(\d[\d,]*(?:\.\d+)?)|(\d[\d,]*(?:\.\d+)?)\s?(?:dollars|bucks|USD)\b", re.I)
 NUMBER = re.compile(r"\d[\d,]*(?:\.\d+)?")
 CODE = re.compile(r"\b(?=[A-Z0-9-]*\d)(?=[A-Z0-9-]*[A-Z])[A-Z0-9-]{4,}\b")
 DATE = re.compile(r"\d{4}-\d{2}-\d{2}")
 BULLET = re.compile(r"(?m)^\s*\d+[.)]\s")
-AMOUNT = r"(?:\$|usd ?|€|£)?\s?(\d[\d,]*(?:\.\d+)?)"
-CEILING = re.compile(
-    r"(?:\b(?:under|below|less than|cheaper than|up to|at most|max(?:imum)?(?: of)?|within|budget(?: is| of)?)|<=?)"
-    rf"\s*{AMOUNT}|{AMOUNT}\s*(?:dollars|bucks|usd)?\s*(?:or less|max|tops|at most)\b(?!\s*(?:of )?[$€£\d])",
-    re.I,
-)
-FLOOR = re.compile(
-    rf"(?:\b(?:over|above|more than|at least|from|starting at|min(?:imum)?(?: of)?|upwards? of)|>=?)\s*{AMOUNT}", re.I
-)
-NEGATED = re.compile(r"(?:\b(?:no|not|nothing|never|none|without)|n['’]t|\b(?:do|wo|ca)nt)\b[^.,;:!?\d]{0,30}$", re.I)
-RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
 ARTICLES = {"The", "A", "An", "My", "Our", "Your"}
-UNIT = re.compile(
-    r"\s*-?\s*(?:inch|in\b|cm|mm|m\b|met(?:er|re)s?|feet|ft\b|kg|g\b|lbs?|oz|ml|l\b|lit(?:er|re)s?|gb|tb|hz|w\b|watts?|"
-    r"volts?|hours?|days?|weeks?|months?|years?|yrs?\b|stars?|pieces?|people|persons?|%|x\b)",
+HIDDEN = re.compile("[*_`\u00ad\u200b-\u200f\u2060\ufeff]")  # marks and invisible characters inside a name
+CAPITALS = re.compile(  # words in a row that are written like a name
+    r"(?<![\w'’-])(?!(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)[A-Z][\w'’-]*(?: &)?"
+    r"(?: [A-Z0-9](?:[\w'’./-]*\w)?(?: &(?= [A-Z]))?)+"
+)
+FIRST = re.compile(r"(?:^|[.!?:;\n(\"“]|\d[.)]|[-–•])\s*$")  # what stands before a sentence's first word
+STATE = re.compile(
+    r"(?:\b(?:is|are|was|were|been)|['’]s|:|status)\s+(?:now |currently |already |still )?"
+    r"(processing|shipped|delivered|cancelled|canceled|returned|approved|on its way)\b",
     re.I,
 )
-
-
-def read_number(text: str) -> float:
-    """Return the number that a text such as ``1,299.00`` writes.
-
-    Example:
-        >>> read_number("1,299.00")
-        1299.0
-
-    Shown in ``notebooks/06_build_agent.ipynb``.
-    """
-    return float(text.replace(",", "").rstrip("."))
-
-
-def find_price_limits(text: str) -> tuple[float | None, float | None]:
-    """Return the lowest and the highest price that a customer asks for in words that leave no doubt.
-
-    The agent does not leave a budget to the model: what this finds is enforced on the call and on the answer.
-
-    Args:
-        text: The customer's message.
-
-    Returns:
-        (min_price, max_price) in the shop's currency; None where nothing is said.
-
-    Example:
-        >>> find_price_limits("Find wireless headphones under $100")
-        (None, 100.0)
-        >>> find_price_limits("a mug between 10 and 20 dollars"), find_price_limits("a mug, nothing below 5")
-        ((10.0, 20.0), (5.0, None))
-
-    Shown in ``notebooks/06_build_agent.ipynb``.
-    """
-
-    def find(pattern: re.Pattern, negated: bool | None = None) -> list[float]:
-        for match in pattern.finditer(text):
-            fits = negated is None or negated == bool(NEGATED.search(text, 0, match.start()))
-            if fits and not UNIT.match(text, match.end()):
-                return [read_number(group) for group in match.groups() if group]
-        return []
-
-    money = bool(MONEY.search(text))
-    low = (find(FLOOR, negated=False) if money else []) or find(CEILING, negated=True)
-    high = find(CEILING, negated=False) or find(FLOOR, negated=True)
-    if low and high:
-        return (low[0], high[0]) if low[0] <= high[0] else (None, high[0])
-    both = find(RANGE) if money or re.search(r"\bbetween\b|price|budget|cost", text, re.I) else []
-    if len(both) == 2 and both[0] <= both[1] and not high:
-        return both[0], both[1]
-    return (low[0] if low else None), (high[0] if high else None)
-
-
-def fits_limits(price: float, limits: tuple[float | None, float | None]) -> bool:
-    """Return whether a price lies within (lowest, highest); None on a side is no limit there.
-
-    Example:
-        >>> fits_limits(129.0, (None, 100.0)), fits_limits(100.0, (None, 100.0))
-        (False, True)
-
-    Shown in ``notebooks/06_build_agent.ipynb``.
-    """
-    low, high = limits
-    return (low is None or low <= price) and (high is None or price <= high)
+UNREAL = re.compile(
+    r"\b(?:if|once|when|after|until|unless|while|can|cannot|could|only|not|nothing|no)\b|n['’]t\b", re.I
+)
+STOCKED = re.compile(r"(?<![$€£\d.])\b(\d+)\s+(?:units?|left|in stock|available|online)\b", re.I)
+MONTHS = ["jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec"]
+DAY = re.compile(
+    rf"\b(?P<month>{'|'.join(MONTHS)})[a-z]*\.? (?P<day>\d{{1,2}})\b|\b(?P<day2>\d{{1,2}})(?:st|nd|rd|th)?(?: of)? "
+    rf"(?P<month2>{'|'.join(MONTHS)})[a-z]*\b",
+    re.I,
+)
 
 
 @cache
@@ -134,7 +79,8 @@ def find_ungrounded(
         answer: What the model wants to say.
         results: This conversation's tool results, oldest first.
         spoken: The customer's messages.
-        product_names: Every product name of the shop, so that a real product that no tool returned is seen.
+        product_names: Every product name of the shop, so that a real product that no tool returned is seen; with prices
+            (name -> price), so that one that costs too much is seen wherever it comes from.
         limits: (min_price, max_price) asked for in this turn; a product outside them may not be offered.
 
     Returns:
@@ -142,23 +88,113 @@ def find_ungrounded(
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
+    answer = re.sub(r"[^\S\n]+", " ", HIDDEN.sub("", unicodedata.normalize("NFKC", answer)))
     numbers, evidence = list_facts(results, spoken)
     listed = DATE.sub(" ", BULLET.sub("", answer))
     reasons = [f"{date} is in no tool result" for date in DATE.findall(answer) if date not in evidence]
     reasons += [f"{n} is in no tool result" for n in NUMBER.findall(listed) if read_number(n) not in numbers]
+    worded = [m[0] for m in MONEY.finditer(write_digits(listed)) if read_number(m[1] or m[2]) not in numbers]
+    reasons += [f"{money} is in no tool result" for money in worded]
     reasons += [f"{code} is in no tool result" for code in CODE.findall(answer) if code.casefold() not in evidence]
     offered = {name: price for result in results for name, price in list_prices(result)}
     lowered = answer.casefold()
     for name in product_names:
         if name.casefold() in lowered and name.casefold() not in evidence:
             reasons.append(f"{name} was returned by no tool")
-    for name, price in offered.items():
-        if name.casefold() in lowered and not fits_limits(price, limits):
-            reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
     reasons += [f"{name} is named over and over" for name in offered if lowered.count(name.casefold()) > 2]
     reasons += [f"{name} is no product's whole name" for name in find_misnamed(answer, product_names, evidence)]
+    reasons += find_over_limits(answer, results, spoken, product_names, limits)
+    reasons += find_wrong_states(answer, results, evidence)
     for line in listed.splitlines():
         reasons += find_wrong_prices(line, offered, limits)
+    return reasons
+
+
+def find_over_limits(
+    answer: str,
+    results: list[dict],
+    spoken: list[str],
+    product_names: Iterable[str],
+    limits: tuple[float | None, float | None],
+) -> list[str]:
+    """Return the products and prices outside the customer's limits that an answer shows; what they named may be shown.
+
+    Args:
+        answer: What is to be said.
+        results: This conversation's tool results.
+        spoken: The customer's messages.
+        product_names: Of the shop, with prices if it is a dictionary.
+        limits: (min_price, max_price) asked for in this turn.
+
+    Example:
+        >>> find_over_limits("The Oldo Mug!", [], [], {"Oldo Mug": 129.0}, (None, 100.0))
+        ['Oldo Mug costs $129.00, outside what was asked for']
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    if limits == (None, None):
+        return []
+    prices = dict(product_names) if isinstance(product_names, Mapping) else {}
+    offered = {name: price for result in results for name, price in list_prices(result)}
+    said, lowered = " ".join(spoken).casefold(), answer.casefold()
+    outside = {name: p for name, p in (prices | offered).items() if p is not None and not fits_limits(p, limits)}
+    fitting = " | ".join((prices | offered).keys() - outside.keys()).casefold()
+    reasons, parts = [], {found[0].casefold() for found in CAPITALS.finditer(answer)}
+    parts = {part for part in parts if part not in fitting and part not in said}
+    for name, price in outside.items():
+        whole = name.casefold()
+        if whole not in said and (whole in lowered or any(part in whole for part in parts)):
+            reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
+    shown = {price for price in offered.values() if not reasons and not fits_limits(price, limits)}
+    for money in MONEY.finditer(write_digits(answer)):
+        if read_number(money[1] or money[2]) in shown and money[0].casefold() not in said:
+            reasons.append(f"{money[0]} is outside what was asked for")
+    return reasons
+
+
+def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[str]:
+    """Return the order states, stock figures and days that no tool returned as such.
+
+    Args:
+        answer: What the model wants to say.
+        results: This conversation's tool results.
+        evidence: All results and messages, in lower case.
+
+    Example:
+        >>> find_wrong_states("W1 is delivered.", [{"orders": [{"order_id": "W1", "status": "shipped"}]}], "w1 shipped")
+        ['delivered is the state of no order here']
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    orders = {
+        order["order_id"]: order["status"] for result in results for order in list_entries(result, "order_id", "status")
+    }
+    units = [
+        value for result in results for entry in list_entries(result, "units") for value in entry["units"].values()
+    ]
+    units += [
+        float(sum(filter(None, entry["units"].values())))
+        for result in results
+        for entry in list_entries(result, "units")
+    ]
+    reasons = []
+    for sentence in re.split(r"(?<=[.!?;])\s|\n", answer):
+        named = {status for order, status in orders.items() if order.casefold() in sentence.casefold()}
+        for state in STATE.findall("" if UNREAL.search(sentence) else sentence):
+            right = {
+                {"needs_confirmation": "", "approved": "returned approved"}.get(s, s) for s in named or orders.values()
+            }
+            if state.casefold().replace("canceled", "cancelled") not in " ".join(right).replace(
+                "shipped", "shipped on its way"
+            ):
+                reasons.append(f"{state} is the state of no order here")
+    counts = [len(value) for result in results for value in result.values() if isinstance(value, list)]
+    reasons += [f"{n} is no stock figure" for n in STOCKED.findall(answer) if int(n) not in [*units, *counts]]
+    for found in DAY.finditer(answer):
+        month = MONTHS.index((found["month"] or found["month2"]).casefold()[:3]) + 1
+        day = f"-{month:02}-{int(found['day'] or found['day2']):02}"
+        if day not in evidence and found[0].casefold() not in evidence:
+            reasons.append(f"{found[0]} is in no tool result")
     return reasons
 
 
@@ -177,10 +213,15 @@ def find_misnamed(answer: str, product_names: Iterable[str], evidence: str) -> l
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
     brands = {name.split()[0] for name in product_names if name[:1].isupper()} - ARTICLES
-    if not brands:
-        return []
-    named = re.compile(rf"\b(?:{'|'.join(map(re.escape, sorted(brands)))})(?: [A-Z0-9][\w'’./-]*\w)+")
-    return [found[0] for found in named.finditer(answer) if found[0].casefold() not in evidence]
+    wrong = []
+    for found in CAPITALS.finditer(answer):
+        text = found[0].removesuffix(" I")
+        words = text.split()
+        if words[0] in ARTICLES or (words[0] not in brands and FIRST.search(answer[: found.start()])):
+            text = " ".join(words[1:]) if len(words) > 2 else ""  # the first word of a sentence is no part of a name
+        if text.casefold() not in evidence:
+            wrong.append(text)
+    return wrong
 
 
 def find_wrong_prices(line: str, offered: dict[str, float], limits: tuple[float | None, float | None]) -> list[str]:
@@ -204,8 +245,26 @@ def find_wrong_prices(line: str, offered: dict[str, float], limits: tuple[float 
     return [f"{name} does not cost {', '.join(map(str, sorted(amounts)))}" for name in wrong]
 
 
+def list_entries(value: object, *keys: str) -> list[dict]:
+    """Return every mapping with these keys anywhere inside a tool's result.
+
+    Example:
+        >>> list_entries({"orders": [{"order_id": "W1"}]}, "order_id")
+        [{'order_id': 'W1'}]
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    if isinstance(value, list):
+        return [entry for item in value for entry in list_entries(item, *keys)]
+    if not isinstance(value, dict):
+        return []
+    return [value] * (value.keys() >= set(keys)) + [
+        entry for item in value.values() for entry in list_entries(item, *keys)
+    ]
+
+
 def list_prices(value: object) -> list[tuple[str, float]]:
-    """Return every (product name, price) pair anywhere inside a tool's result.
+    """Return every (product name, price) pair anywhere inside a tool's result; an unknown price is none.
 
     Example:
         >>> list_prices({"products": [{"name": "Mug", "price": 9.5}], "total": 1})
@@ -213,9 +272,5 @@ def list_prices(value: object) -> list[tuple[str, float]]:
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    if isinstance(value, list):
-        return [pair for item in value for pair in list_prices(item)]
-    if not isinstance(value, dict):
-        return []
-    here = [(value["name"], float(value["price"]))] if "name" in value and "price" in value else []
-    return here + [pair for item in value.values() for pair in list_prices(item)]
+    entries = list_entries(value, "name", "price")
+    return [(str(one["name"]), float(one["price"])) for one in entries if isinstance(one["price"], int | float)]

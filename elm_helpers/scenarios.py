@@ -175,7 +175,7 @@ def find_wrong_rows(before: sqlite3.Connection, after: sqlite3.Connection, retur
 
     Args:
         before: The shop as it was.
-        after: The shop as it is; what is open in it is committed.
+        after: The shop as it is, with what is open in it.
         returns: ``{"order_id", "product"}`` of what had to be sent back; without a product, all that is left.
 
     Raises:
@@ -183,7 +183,6 @@ def find_wrong_rows(before: sqlite3.Connection, after: sqlite3.Connection, retur
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    after.commit()  # a copy would wait for ever for the end of an open transaction
     wanted, found, due = copy_shop(before), copy_shop(after), Counter(one["order_id"] for one in returns)
     wanted.row_factory = found.row_factory = None  # plain tuples compare fast
     last = wanted.execute("SELECT coalesce(max(rowid), 0) FROM returns").fetchone()

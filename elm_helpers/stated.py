@@ -3,7 +3,7 @@
 import re
 from functools import cache
 
-from elm_helpers.grounding import UNIT, find_price_limits
+from elm_helpers.limits import UNIT, find_price_limits
 from elm_helpers.metrics import read_numbers, write_digits
 from elm_helpers.phrasebook import read_phrasebook
 
@@ -52,6 +52,19 @@ def read_settled(text: str) -> dict[str, float | int | str]:
     found = {"min_price": low, "max_price": high, "limit": counts[0] if len(counts) == 1 else None}
     found["method"] = methods.pop() if len(methods) == 1 else None
     return {name: value for name, value in found.items() if value is not None}
+
+
+def read_limits(text: str) -> tuple[float | None, float | None]:
+    """Return the lowest and the highest price that a message sets, number words included.
+
+    Example:
+        >>> read_limits("a mug under twenty dollars")
+        (None, 20.0)
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    settled = read_settled(text)
+    return settled.get("min_price"), settled.get("max_price")
 
 
 def list_amounts(text: str) -> list[float]:

@@ -28,7 +28,7 @@ def own_shop(shop):
     """A copy of the shop that a test may write to."""
     import sqlite3
 
-    conn = sqlite3.connect(":memory:")
+    conn = sqlite3.connect(":memory:", check_same_thread=False)
     shop.backup(conn)
     conn.row_factory = shop.row_factory
     conn.execute("PRAGMA foreign_keys = ON")

@@ -1,7 +1,9 @@
 """The agent: who may do what, and that nothing untrue reaches the customer. The model's side is scripted here, so that
 each test can make it say exactly the wrong thing; the real model runs in test_engines.py and in lesson 06."""
 
-from elm_helpers.agent import Conversation, describe_turn, enforce_limits, is_yes, read_customer, run_turn, trim_memory
+from elm_helpers.agent import Conversation, describe_turn, enforce_limits, read_customer, run_turn
+from elm_helpers.consent import is_yes
+from elm_helpers.context import trim_memory
 from elm_helpers.engines import Completion, Engine
 from elm_helpers.phrasebook import read_answers
 from elm_helpers.tool_calls import ToolCall

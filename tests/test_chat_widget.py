@@ -131,7 +131,8 @@ def test_an_old_confirm_cannot_agree_to_the_next_write(own_shop):
         (CUSTOMER,),
     ).fetchall()
     first, second = (format_tool_call(ToolCall("initiate_return", {"order_id": row["id"]})) for row in rows)
-    chat = show_chat(build_scripted(first, "Sure?", "Done.", second, "Sure?"), own_shop, CUSTOMER, ["return it"])
+    chat = show_chat(build_scripted(first, "Sure?", "Done.", "Done.", second, "Sure?"), own_shop, CUSTOMER)
+    type_in(chat, "please return it")
     old = chat.asked[0]
     old.click()
     type_in(chat, "and return the other one")
@@ -153,7 +154,7 @@ def test_an_engine_that_fails_is_a_message_and_the_chat_goes_on(own_shop, error)
 
 def test_a_confirmation_that_failed_can_be_tried_again_and_writes_once(own_shop, order):
     call = format_tool_call(ToolCall("initiate_return", {"order_id": order}))
-    chat = show_chat(build_scripted(call, "Sure?", OSError("gone"), "Done."), own_shop, CUSTOMER, ["return it"])
+    chat = show_chat(build_scripted(call, "Sure?", OSError("gone"), "Done."), own_shop, CUSTOMER, ["please return it"])
     chat.asked[0].click()
     assert count_returns(own_shop, order) == 1
     for button in chat.asked[:1]:

@@ -16,9 +16,10 @@ ORDER = [
     *("redact", "chat_logs", "tables", "fields", "layouts", "shelves", "goods", "sales", "writers", "importers"),
     "fetch",
     *("phrasebook", "messages", "answers", "world", "strangers", "rows", "dialogue", "conversations", "chat_rows"),
-    *("generate", "grounding", "metrics", "stated", "grammar", "sheets", "cases", "judge"),
+    *("generate", "limits", "metrics", "grounding", "stated", "grammar", "sheets", "cases", "judge"),
     *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
-    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "hub", "faults", "plots"),
+    *("rules", "evaluate", "compare", "general", "consent", "context", "guard", "agent"),
+    *("scenarios", "serve", "hub", "faults", "plots"),
     *("board_plots", "live", "memory_plot", "widgets", "chat_widget", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
@@ -104,10 +105,10 @@ def count_code(path) -> int:
     )
 
 
-def test_the_package_has_at_most_7700_lines_of_code():
+def test_the_package_has_at_most_7900_lines_of_code():
     """Docstrings are as long as the code here, and learners read them, so they don't count; code does."""
     sizes = {path.stem: count_code(path) for path in MODULES}
-    assert sum(sizes.values()) <= 7_700, sizes
+    assert sum(sizes.values()) <= 7_900, sizes
 
 
 @modules
