@@ -176,4 +176,4 @@ def render_trace_html(steps: Sequence[Mapping]) -> str:
             f'<div style="margin:6px 0">{head}<div style="{BOX};{READ};{LOW}">{escape(text)}</div>{parsed}</div>'
         )
     total = sum(step["seconds"] for step in steps)
-    return f'<div style="{LOW}"><p>{len(steps)} steps, {total:.2f} s</p>{"".join(items)}</div>'
+    return f'<div style="{LOW}"><p style="margin:2px 0">{len(steps)} steps, {total:.2f} s</p>{"".join(items)}</div>'

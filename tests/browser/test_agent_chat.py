@@ -55,7 +55,7 @@ def test_a_question_is_answered_and_a_return_is_confirmed_with_the_button(page, 
     confirm.dblclick()
     confirm.wait_for(state="detached")
     books = page.locator(".widget-html-content", has_text="Newest orders")
-    sync_api.expect(books.locator("td b", has_text=order)).to_have_count(1)
+    sync_api.expect(books.locator("td b", has_text=f"RET-{order}")).to_have_count(1)
     keep_picture(page.locator(".jp-OutputArea-output", has=books), "agent_chat")
     cell = page.locator(".jp-CodeCell", has_text='print("rows:"').last
     cell.locator(".cm-content").click()

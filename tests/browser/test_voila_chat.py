@@ -78,9 +78,9 @@ def test_a_page_answers_shows_a_failure_and_returns_an_order_once(page, lab, ord
     confirm.wait_for()
     assert count_returns(lab, order) == 0
     confirm.dblclick()
-    page.get_by_text("The customer said yes to the waiting call").wait_for()
-    confirm.wait_for(state="detached")
-    page.get_by_text("Done.").first.wait_for()
+    page.locator("td b", has_text=f"RET-{order}").wait_for()  # the new return, in bold among the books
+    sync_api.expect(page.get_by_role("button", name="Send")).to_be_enabled()
+    sync_api.expect(confirm).to_have_count(0)
     assert count_returns(lab, order) == 1
     assert page.get_by_text("Customer yes").count() == 1, "a double click is one yes"
     keep_picture(page, "voila_chat")
