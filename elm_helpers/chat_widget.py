@@ -15,11 +15,19 @@ from elm_helpers.widgets import ROLES, render_trace_html, show_piece
 BUBBLE = "padding:4px 10px;margin:4px 0;border-radius:8px;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.45"
 WARN = "213,94,0"
 QUIET = "opacity:0.75;font-size:90%"
-CELL = "padding:2px 10px 2px 0;vertical-align:top;text-align:left"
+CELL = "padding:2px 8px 2px 0;vertical-align:top;text-align:left"
 SHORT = ";white-space:nowrap"  # all cells but the last one of a row
 GUEST = "nobody is signed in"
 ENTER_SECONDS = 0.2  # the text box says "Enter" a moment before it sends what was typed
 MOST_ORDERS = 8
+
+
+def show_text(text: str) -> str:
+    """Return a text for a page: escaped, with controls and direction marks made visible.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    return escape(show_piece(text).replace("↵\n", "\n"))
 
 
 def render_turn_html(turn: Mapping, *, is_open: bool = True) -> str:
@@ -33,10 +41,8 @@ def render_turn_html(turn: Mapping, *, is_open: bool = True) -> str:
     """
 
     def bubble(name: str, text: str, colour: str, side: str) -> str:
-        shown = escape(show_piece(text).replace("↵\n", "\n"))
-        return (
-            f'<div style="{BUBBLE};margin-{side}:12%;background-color:rgba({colour},0.16)"><b>{name}</b> {shown}</div>'
-        )
+        style = f"{BUBBLE};margin-{side}:12%;background-color:rgba({colour},0.16)"
+        return f'<div style="{style}"><b>{name}</b> {show_text(text)}</div>'
 
     steps = turn["steps"]
     parts = [bubble("Customer", steps[0]["text"], ROLES["user"], "left")] if steps else []
@@ -79,7 +85,7 @@ def render_account_html(store: sqlite3.Connection, customer_id: str | None, new:
     orders = """SELECT orders.id, placed_on, status, '$' || printf('%.2f', total), group_concat(name, '; ')
         FROM orders JOIN order_lines ON order_id = orders.id JOIN products ON products.id = product_id
         WHERE customer_id = ? GROUP BY orders.id ORDER BY placed_on DESC, orders.rowid DESC LIMIT ?"""
-    returns = """SELECT returns.id, created, returns.status, '$' || printf('%.2f', sum(refund)), returns.order_id
+    returns = """SELECT returns.id, returns.status, '$' || printf('%.2f', sum(refund)), returns.order_id
         FROM returns JOIN orders ON orders.id = order_id WHERE customer_id = ? GROUP BY returns.id
         ORDER BY max(returns.rowid) DESC"""
 
@@ -87,17 +93,17 @@ def render_account_html(store: sqlite3.Connection, customer_id: str | None, new:
         lines = []
         for row in (heads, *rows):
             tag = "b" if row is heads or row[0] in new else "span"
-            *texts, last = (f"<{tag}>{escape(show_piece(str(cell)))}</{tag}>" for cell in row)
+            *texts, last = (f"<{tag}>{show_text(str(cell))}</{tag}>" for cell in row)
             cells = "".join(f'<td style="{CELL}{SHORT}">{text}</td>' for text in texts)
             lines.append(f'<tr>{cells}<td style="{CELL}">{last}</td></tr>')
-        return f'<p style="margin:6px 0"><b>{title}</b></p><table style="font-size:90%">{"".join(lines)}</table>'
+        return f'<p style="margin:6px 0"><b>{title}</b></p><table style="font-size:85%">{"".join(lines)}</table>'
 
     placed = store.execute(orders, (customer_id, MOST_ORDERS)).fetchall()
     back = store.execute(returns, (customer_id,)).fetchall()
     return (
         f'<div style="line-height:1.35">'
         f"{table('Newest orders', ('order', 'placed', 'status', 'total', 'products'), placed)}"
-        f"{table(f'Returns: {len(back)}', ('return', 'created', 'status', 'refund', 'order'), back)}</div>"
+        f"{table(f'Returns: {len(back)}', ('return', 'status', 'refund', 'order'), back)}</div>"
     )
 
 
@@ -127,14 +133,14 @@ class Chat:
 
     def _lay_out(self):
         w, layout = self.build, self.build.Layout
-        self.text.layout.flex, self.send.layout.width, self.customer.layout.width = "1 1 auto", "80px", "360px"
+        self.text.layout.flex, self.send.layout.width, self.customer.layout.width = "1 1 auto", "80px", "320px"
         self.log.layout.flex = "0 0 auto"
         # column-reverse: a browser keeps such a box scrolled to its end
-        scrolled = w.Box([self.log], layout=layout(flex_flow="column-reverse", max_height="480px", overflow="auto"))
+        scrolled = w.Box([self.log], layout=layout(flex_flow="column-reverse", max_height="560px", overflow="auto"))
         top = w.HBox([self.customer, self.restart], layout=layout(flex_flow="row wrap"))
         talk = [top, scrolled, self.progress, self.consent, w.HBox([self.text, self.send])]
-        books = w.VBox([self.account], layout=layout(flex="2 1 340px", margin="0 0 0 24px"))
-        sides = [w.VBox(talk, layout=layout(flex="3 1 420px")), books]
+        books = w.VBox([self.account], layout=layout(flex="1 1 420px", margin="0 0 0 16px"))
+        sides = [w.VBox(talk, layout=layout(flex="1 1 420px")), books]
         return w.HBox(sides, layout=layout(flex_flow="row wrap"))
 
     def _repr_mimebundle_(self, include=None, exclude=None):
@@ -206,7 +212,7 @@ class Chat:
             control.disabled = busy
 
     def _show_progress(self, text: str) -> None:
-        self.progress.value = f'<div style="{BUBBLE};{QUIET}"><i>{escape(show_piece(text))}</i></div>'
+        self.progress.value = f'<div style="{BUBBLE};{QUIET}"><i>{show_text(text)}</i></div>'
 
     def _show_account(self) -> None:
         new = [write["return_id"] for turn in self.turns for write in turn["writes"]]
@@ -219,15 +225,16 @@ class Chat:
         """Show a yes and a no for the write that waits; each time new buttons, so an old click hits nothing."""
         if self.conversation.pending is None:
             return
+        # the newest proposal is the one that waits
         proposed = [one for one in self.conversation.results if one.get("status") == "needs_confirmation"]
-        found = proposed[-1]
-        refund = f": {', '.join(found['items'])}, refund ${found['refund']:.2f}" if "refund" in found else ""
-        waiting = show_piece(f"Waits for your yes{refund}\n{format_tool_call(self.conversation.pending)}")
+        refund = f": {', '.join(proposed[-1]['items'])}, refund ${proposed[-1]['refund']:.2f}"
+        call = format_tool_call(self.conversation.pending).removeprefix("<tool_call>").removesuffix("</tool_call>")
+        waiting = show_text(f"Waits for your yes{refund}\n{call}")
         yes, no = (self.build.Button(description=name) for name in ("Confirm", "Cancel"))
         yes.button_style = "warning"
         yes.on_click(lambda button: self.say("yes", button))
         no.on_click(lambda button: self.say("no", button))
-        told = self.build.HTML(f'<div style="{BUBBLE};background-color:rgba({WARN},0.16)">{escape(waiting)}</div>')
+        told = self.build.HTML(f'<div style="{BUBBLE};background-color:rgba({WARN},0.16)">{waiting}</div>')
         self.asked = (yes, no)
         self.consent.children = (told, self.build.HBox([yes, no]))
 

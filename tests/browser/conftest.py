@@ -35,7 +35,7 @@ def open_page(chromium):
     """A function: an address in a window of a laptop's size."""
 
     def open_address(address: str):
-        page = chromium.new_page(viewport={"width": 1300, "height": 1000})
+        page = chromium.new_page(viewport={"width": 1440, "height": 1000})
         page.set_default_timeout(240_000)
         page.goto(address)
         return page
