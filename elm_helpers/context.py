@@ -64,16 +64,19 @@ def summarise_result(name: str, content: str) -> str:
         if isinstance(value, list):
             heads = [_name_entry(entry) for entry in value[:MOST_NAMED]]
             parts.append(f"{len(value)} {key}: {'; '.join(heads)}" if heads else f"0 {key}")
-        elif isinstance(value, str | int | float) and len(str(value)) <= MOST_TEXT:
-            parts.append(f"{key} {value}")
+        elif isinstance(value, str | int | float) and (key == "error" or len(str(value)) <= MOST_TEXT):
+            parts.append(f"{key} {str(value)[:150]}")
     return json.dumps({"summary": f"{name}: {', '.join(parts)}"[:300]}, ensure_ascii=False)
 
 
 def _name_entry(entry: object) -> str:
     if not isinstance(entry, dict):
         return str(entry)[:MOST_TEXT]
-    shown = [(key, entry[key]) for key in NAMING if isinstance(entry.get(key), str | int | float)]
-    return " ".join(("$" if key == "price" else "") + str(value)[:MOST_TEXT].removesuffix(".0") for key, value in shown)
+    parts = [f"{'$' * (key == 'price')}{entry[key]}".removesuffix(".0")[:MOST_TEXT] for key in NAMING if key in entry]
+    units = entry.get("units")
+    return " ".join(
+        parts + [f"{count} {place}" for place, count in units.items()] if isinstance(units, dict) else parts
+    )
 
 
 def trim_memory(messages: list[dict], characters: int = MEMORY_CHARACTERS) -> list[dict]:

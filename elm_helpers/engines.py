@@ -19,13 +19,14 @@ CONTEXT = 4096  # tokens a conversation may take in one slot
 
 @dataclass(frozen=True)
 class Completion:
-    """What a model wrote, and what it cost: tokens, seconds in all, seconds to the first token."""
+    """What a model wrote, and what it cost: tokens, seconds in all, to the first token, prompt tokens not read anew."""
 
     text: str
     prompt_tokens: int
     completion_tokens: int
     seconds: float
     first_token_seconds: float
+    cached_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,8 @@ def open_llama_cpp(model: Path, *, outtype: str = "q8_0", parallel: int = 4) -> 
             request["grammar"] = grammar
         server.handle_completions(request | {"cache_prompt": True, "timings_per_token": True}, take)
         seconds = time.perf_counter() - start
-        return Completion("".join(pieces), len(ids), timings.get("predicted_n", 0), seconds, (first or [seconds])[0])
+        counts, cached = (len(ids), timings.get("predicted_n", 0)), len(ids) - timings.get("prompt_n", len(ids))
+        return Completion("".join(pieces), *counts, seconds, (first or [seconds])[0], cached)
 
     return Engine("llama.cpp", complete, parallel, takes_grammar=True)
 

@@ -90,7 +90,7 @@ def find_ungrounded(
     """
     answer = re.sub(r"[^\S\n]+", " ", HIDDEN.sub("", unicodedata.normalize("NFKC", answer)))
     numbers, evidence = list_facts(results, spoken)
-    listed = DATE.sub(" ", BULLET.sub("", answer))
+    listed = DAY.sub(" ", DATE.sub(" ", BULLET.sub("", answer)))
     reasons = [f"{date} is in no tool result" for date in DATE.findall(answer) if date not in evidence]
     reasons += [f"{n} is in no tool result" for n in NUMBER.findall(listed) if read_number(n) not in numbers]
     worded = [m[0] for m in MONEY.finditer(write_digits(listed)) if read_number(m[1] or m[2]) not in numbers]
@@ -102,7 +102,9 @@ def find_ungrounded(
         if name.casefold() in lowered and name.casefold() not in evidence:
             reasons.append(f"{name} was returned by no tool")
     reasons += [f"{name} is named over and over" for name in offered if lowered.count(name.casefold()) > 2]
-    reasons += [f"{name} is no product's whole name" for name in find_misnamed(answer, product_names, evidence)]
+    reasons += [
+        f"{name} is no product's whole name" for name in find_misnamed(DAY.sub(" ", answer), product_names, evidence)
+    ]
     reasons += find_over_limits(answer, results, spoken, product_names, limits)
     reasons += find_wrong_states(answer, results, evidence)
     for line in listed.splitlines():
@@ -145,10 +147,12 @@ def find_over_limits(
         whole = name.casefold()
         if whole not in said and (whole in lowered or any(part in whole for part in parts)):
             reasons.append(f"{name} costs ${price:.2f}, outside what was asked for")
-    shown = {price for price in offered.values() if not reasons and not fits_limits(price, limits)}
-    for money in MONEY.finditer(write_digits(answer)):
-        if read_number(money[1] or money[2]) in shown and money[0].casefold() not in said:
-            reasons.append(f"{money[0]} is outside what was asked for")
+    shown = {
+        price for name, price in offered.items() if name in outside and name.casefold() not in said and not reasons
+    }
+    for number in NUMBER.findall(write_digits(answer)):
+        if read_number(number) in shown and number not in said:
+            reasons.append(f"{number} is outside what was asked for")
     return reasons
 
 
@@ -169,14 +173,8 @@ def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[s
     orders = {
         order["order_id"]: order["status"] for result in results for order in list_entries(result, "order_id", "status")
     }
-    units = [
-        value for result in results for entry in list_entries(result, "units") for value in entry["units"].values()
-    ]
-    units += [
-        float(sum(filter(None, entry["units"].values())))
-        for result in results
-        for entry in list_entries(result, "units")
-    ]
+    places = [entry["units"] for result in results for entry in list_entries(result, "variant", "units")]
+    units = [number for place in places if isinstance(place, dict) for number in place.values()]
     reasons = []
     for sentence in re.split(r"(?<=[.!?;])\s|\n", answer):
         named = {status for order, status in orders.items() if order.casefold() in sentence.casefold()}
@@ -188,8 +186,7 @@ def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[s
                 "shipped", "shipped on its way"
             ):
                 reasons.append(f"{state} is the state of no order here")
-    counts = [len(value) for result in results for value in result.values() if isinstance(value, list)]
-    reasons += [f"{n} is no stock figure" for n in STOCKED.findall(answer) if int(n) not in [*units, *counts]]
+    reasons += [f"{n} is no stock figure" for n in STOCKED.findall(answer) if int(n) not in units]
     for found in DAY.finditer(answer):
         month = MONTHS.index((found["month"] or found["month2"]).casefold()[:3]) + 1
         day = f"-{month:02}-{int(found['day'] or found['day2']):02}"

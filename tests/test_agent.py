@@ -2,14 +2,15 @@
 each test can make it say exactly the wrong thing; the real model runs in test_engines.py and in lesson 06."""
 
 from elm_helpers.agent import Conversation, describe_turn, enforce_limits, read_customer, run_turn
-from elm_helpers.consent import is_yes
-from elm_helpers.context import trim_memory
+from elm_helpers.consent import PATIENCE
+from elm_helpers.context import MEMORY_CHARACTERS, measure_memory
 from elm_helpers.engines import Completion, Engine
-from elm_helpers.phrasebook import read_answers
 from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import Session
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 SEARCH = '<tool_call>search_products(query="wireless headphones", max_price=100)</tool_call>'
 
@@ -204,49 +205,166 @@ def test_the_next_turn_still_knows_the_last_one(shop):
     assert [m["role"] for m in seen[-1]] == ["system", "user", "assistant", "tool", "assistant", "user"]
 
 
-def test_memory_stays_inside_its_budget_and_keeps_prompt_and_question():
-    messages = [{"role": "system", "content": "S"}]
-    for i in range(20):
-        messages += [{"role": "user", "content": f"q{i}"}, {"role": "assistant", "content": "call"}]
-        messages += [{"role": "tool", "content": "r" * 900}, {"role": "assistant", "content": "a" * 200}]
-    messages.append({"role": "user", "content": "last"})
-    kept = trim_memory(messages, 3000)
-    assert sum(len(m["content"]) for m in kept) <= 3000
-    assert (kept[0]["content"], kept[-1]["content"]) == ("S", "last")
-    assert kept[1]["role"] == "user"
+def test_six_turns_later_the_model_is_still_sent_what_was_said(shop):
+    products = [row["name"] for row in shop.execute("SELECT name FROM products WHERE kind = 'wireless headphones'")]
+    engine, seen = script(SEARCH, "I found some.", "Gladly.")
+    conversation = Conversation()
+    asked = ["Find wireless headphones under $100", *(f"Thank you, {word}" for word in ("dear", "friend", "mate"))]
+    asked += ["What are your hours?", "I live in Leeds", "Tell me about the first one of that list"]
+    for text in asked:
+        conversation, _ = run_turn(engine, Session(shop, "C0001"), conversation, text)
+    sent = seen[-1]
+    assert [message["content"] for message in sent if message["role"] == "user"] == asked
+    assert sent[2]["content"].startswith("<tool_call>search_products")
+    assert any(name in sent[3]["content"] for name in products)
 
 
-@pytest.mark.parametrize(
-    "text", ["yes", "Yes, please.", "ok", "sure, go ahead", "Please do", "YES!", "Yes, no problem", "Sure, set it up."]
+def test_a_long_conversation_stays_inside_its_budget_and_the_trace_says_by_how_much(shop):
+    names = [row["name"] for row in shop.execute("SELECT name FROM products ORDER BY id LIMIT 30")]
+    calls = [text for name in names for text in (f'<tool_call>get_product_info(product="{name}")</tool_call>', "Here.")]
+    engine, seen = script(*calls)
+    conversation, cut = Conversation(), []
+    for name in names:
+        conversation, turn = run_turn(engine, Session(shop, "C0001"), conversation, f"What is the {name}?")
+        cut += [step.text for step in turn.steps if "cut to" in step.text]
+    assert max(measure_memory(sent) for sent in seen) <= MEMORY_CHARACTERS < measure_memory(list(conversation.messages))
+    assert any('{"summary": "get_product_info:' in message["content"] for message in seen[-1])
+    assert seen[-1][-1] == {"role": "tool", "content": conversation.messages[-2]["content"]}
+    assert "characters in" in cut[-1]
+
+
+def test_a_message_of_a_million_letters_is_cut_and_answered(shop):
+    engine, seen = script("I see.")
+    _, turn = run_turn(engine, Session(shop), Conversation(), "mug " * 250_000)
+    assert turn.answer == "I see."
+    assert measure_memory(seen[0]) < 2500
+
+
+# --- a proposal and its yes ---
+
+
+def propose(returning):
+    """A conversation in which a return waits: (session, conversation, how to say something next)."""
+    session, call = returning
+    order = call.partition('order_id="')[2].partition('"')[0]
+    conversation, turn = run_turn(script(call, "Shall I go ahead?")[0], session, Conversation(), f"return {order}")
+    return session, conversation, turn, order
+
+
+def test_the_proposal_is_shown_whatever_the_model_says_about_it(returning):
+    _, conversation, turn, order = propose(returning)
+    assert order in turn.answer
+    assert "$" in turn.answer
+    assert turn.answer.endswith("?")
+    assert conversation.messages[-1]["content"] == turn.answer
+
+
+def test_a_proposal_outlives_harmless_questions_and_is_shown_again_each_time(returning):
+    session, conversation, _, order = propose(returning)
+    before = count_returns(session.store)
+    for question in ("How much would I get?", "Where are you based?", "When does the money come?")[:PATIENCE]:
+        conversation, turn = run_turn(script("I see.")[0], session, conversation, question)
+        assert turn.writes == ()
+        assert order in turn.answer
+    conversation, turn = run_turn(script("Done.")[0], session, conversation, "Yes, please.")
+    assert len(turn.writes) == 1
+    assert turn.writes[0]["return_id"] in turn.answer  # "Done." alone would not say what was done
+    assert conversation.pending is None
+    assert count_returns(session.store) > before
+
+
+def test_a_proposal_that_waited_too_long_is_dropped(returning):
+    session, conversation, _, _ = propose(returning)
+    before = count_returns(session.store)
+    for _ in range(PATIENCE + 1):
+        conversation, turn = run_turn(script("I see.")[0], session, conversation, "Where are you based?")
+    assert turn.answer == "I see."
+    _, turn = run_turn(script("Hm.")[0], session, conversation, "yes")
+    assert (turn.writes, count_returns(session.store)) == ((), before)
+
+
+@pytest.mark.parametrize("reply", ["no", "no, wait", "I'd rather keep it", "leave it", "yes but not the mug", "thanks"])
+def test_after_anything_but_a_question_the_next_yes_is_none_to_the_old_proposal(returning, reply):
+    session, conversation, _, _ = propose(returning)
+    before = count_returns(session.store)
+    conversation, _ = run_turn(script("All right.")[0], session, conversation, reply)
+    assert conversation.pending is None
+    _, turn = run_turn(script("Hm.")[0], session, conversation, "yes")
+    assert (turn.writes, count_returns(session.store)) == ((), before)
+
+
+def test_a_yes_to_another_question_of_the_model_is_none_to_the_proposal(returning):
+    session, conversation, _, _ = propose(returning)
+    before = count_returns(session.store)
+    engine, _ = script("Would you like a mug with that?")
+    conversation, _ = run_turn(engine, session, conversation, "What do you sell?")
+    _, turn = run_turn(script("Hm.")[0], session, conversation, "Yes!")
+    assert (turn.writes, count_returns(session.store)) == ((), before)
+
+
+def test_a_yes_before_the_proposal_counts_for_nothing(returning):
+    session, call = returning
+    before = count_returns(session.store)
+    for text in ("Yes", "Yes, do it.", f"Yes, return {call}"):
+        conversation, turn = run_turn(script(call, "Shall I?")[0], session, Conversation(), text)
+        assert (turn.writes, count_returns(session.store)) == ((), before)
+
+
+def test_another_proposal_takes_the_place_of_the_first(own_shop):
+    query = """SELECT customer_id, min(id) AS first, max(id) AS second FROM orders WHERE status = 'delivered'
+        AND delivered_on >= date('2026-11-02', '-20 days') AND id NOT IN (SELECT order_id FROM returns)
+        GROUP BY customer_id HAVING count(*) > 1"""
+    customer, first, second = own_shop.execute(query).fetchone()
+    session, conversation = Session(own_shop, customer), Conversation()
+    for order in (first, second):
+        engine, _ = script(f'<tool_call>initiate_return(order_id="{order}")</tool_call>', "Shall I?")
+        conversation, _ = run_turn(engine, session, conversation, f"return {order}")
+    conversation, turn = run_turn(script("Done.")[0], session, conversation, "yes")
+    assert [write["order_id"] for write in turn.writes] == [second]
+    _, turn = run_turn(script("Done.")[0], session, conversation, "yes")
+    assert turn.writes == ()
+    assert not own_shop.execute("SELECT 1 FROM returns WHERE order_id = ?", (first,)).fetchone()
+
+
+def test_a_waiting_proposal_of_somebody_else_cannot_be_confirmed(returning):
+    session, conversation, _, _ = propose(returning)
+    before = count_returns(session.store)
+    thief = session.store.execute("SELECT id FROM customers WHERE id <> ?", (session.customer_id,)).fetchone()["id"]
+    _, turn = run_turn(script("Done.")[0], Session(session.store, thief), conversation, "yes")
+    assert (turn.writes, count_returns(session.store)) == ((), before)
+
+
+def test_a_return_that_was_not_made_may_not_be_claimed(returning):
+    session, call = returning
+    engine, _ = script(call, "Done, your order has been returned.")
+    _, turn = run_turn(engine, session, Conversation(), "return it")
+    assert turn.replaced
+    assert "has been returned" not in turn.answer
+
+
+# --- whatever the model writes, a turn ends ---
+
+PIECES = st.one_of(
+    st.text(max_size=80),
+    st.sampled_from(
+        ["<tool_call>", "</tool_call>", 'search_products(query="mug")', "(", ")", '"', "\\u", "{", "1e999"]
+    ),
+    st.sampled_from([SEARCH, '<tool_call>get_customer_orders(order_id="00817")</tool_call>', "Yes.", "It costs $9."]),
+    st.sampled_from([f"<tool_call>get_inventory(product={text!r})</tool_call>" for text in ("P0001", "'", "x" * 3000)]),
 )
-def test_a_clear_yes_is_consent(text):
-    assert is_yes(text)
+TEXTS = st.lists(PIECES, max_size=6).map("".join)
 
 
-@pytest.mark.parametrize(
-    "text",
-    [
-        *("Sure, let me think about it first", "Okay, maybe later", "yes how much would i get back", "Ok thanks"),
-        *(
-            "Correct number is 10482",
-            "yes?",
-            "right",
-            "please",
-            "no",
-            "yes but only the mug",
-            "I'd say yes if it's free",
-        ),
-        *("<tool_call>initiate_return(order_id='W1')</tool_call>", "", "the order says yes"),
-        *("do you have mugs", "Do the mugs fit", "please do tell me what it costs", "Okay great, thank you."),
-    ],
-)
-def test_a_doubtful_yes_is_no_consent(text):
-    assert not is_yes(text)
-
-
-def test_every_wording_of_the_phrasebook_is_read_as_it_is_meant():
-    assert all(is_yes(phrase.text) for phrase in read_answers()["follow.agree"])
-    assert not any(is_yes(phrase.text) for phrase in read_answers()["follow.decline"])
+@settings(max_examples=120)
+@given(st.lists(TEXTS, min_size=1, max_size=12), st.lists(TEXTS, min_size=1, max_size=4))
+def test_any_text_of_the_model_and_of_the_customer_is_survived(shop, written, said):
+    engine, conversation = script(*written)[0], Conversation()
+    for text in said:
+        conversation, turn = run_turn(engine, Session(shop, "C0001"), conversation, text)
+        assert turn.answer.strip()
+        assert turn.writes == ()
+        assert [turn.steps[0].step, turn.steps[-1].step] == [1, 7]
+        describe_turn(turn)
 
 
 def test_an_unknown_customer_is_refused_by_name(shop):

@@ -27,10 +27,11 @@ FIELDS = {  # every column that holds a text which somebody wrote: behind it, or
     "returns": ("reason",),
     "conversations": ("messages",),
 }
-FRESH = """SELECT o.id, o.customer_id, o.tracking, c.email, c.name, p.name AS product FROM orders o JOIN order_lines ON
-    order_id = o.id JOIN products p ON p.id = product_id JOIN customers c ON c.id = o.customer_id
-    WHERE o.status = 'delivered' AND delivered_on >= date((SELECT value FROM meta WHERE key = 'today'), '-20 days') AND o.id NOT IN (SELECT order_id
-    FROM returns) GROUP BY o.id HAVING count(*) = 1 ORDER BY o.id"""
+FRESH = """SELECT o.id, o.customer_id, o.tracking, c.email, c.name, p.name AS product FROM orders o
+    JOIN order_lines ON order_id = o.id JOIN products p ON p.id = product_id JOIN customers c ON c.id = o.customer_id
+    WHERE o.status = 'delivered' AND o.id NOT IN (SELECT order_id FROM returns)
+    AND delivered_on >= date((SELECT value FROM meta WHERE key = 'today'), '-20 days')
+    GROUP BY o.id HAVING count(*) = 1 ORDER BY o.id"""
 TURNS = [  # what the customer says, and the call of an honest model; {goods} is any product
     ("What does the {goods} do?", 'get_product_info(product="{goods}")'),
     ("Is it in stock?", 'get_inventory(product="{goods}")'),

@@ -74,7 +74,7 @@ def shops(shop):
 
 
 def test_there_are_enough_customers_and_they_need_all_tools():
-    assert len(SCENARIOS) >= 44
+    assert len(SCENARIOS) >= 58
     assert sum(len(scenario.turns) for scenario in SCENARIOS) >= 150
     needed = {tool: set() for tool in TOOLS}
     for scenario in SCENARIOS:
@@ -83,6 +83,33 @@ def test_there_are_enough_customers_and_they_need_all_tools():
     assert all(len(ids) >= 4 for ids in needed.values()), {tool: len(ids) for tool, ids in needed.items()}
     assert sum(bool(scenario.returns) for scenario in SCENARIOS) >= 15
     assert sum(scenario.customer == "guest" for scenario in SCENARIOS) >= 3
+
+
+def test_they_change_their_mind_mistype_ask_for_strangers_data_and_come_back_late():
+    """What a customer does, and how many of the scripts do it."""
+    proposed = {one.id: [c for t in one.turns for c in t.calls if c.startswith("initiate_return")] for one in SCENARIOS}
+    said = {one.id: " ".join(turn.say for turn in one.turns) for one in SCENARIOS}
+    found = {
+        "changes their mind": [one for one in SCENARIOS if len(set(proposed[one.id])) > max(1, len(one.returns))],
+        "asks for a return and keeps it": [one for one in SCENARIOS if one.id.startswith("keep") and proposed[one.id]],
+        "gives a wrong order number": [one for one in SCENARIOS if "{mistyped_order_id}" in said[one.id]],
+        "asks for somebody else's data": [one for one in SCENARIOS if any("{other_" in text for text in one.hidden)],
+        "confirms twice": [one for one in SCENARIOS if any(turn.again for turn in one.turns) or "twice" in one.id],
+        "wants what cannot be done": [
+            one for one in SCENARIOS if "cannot" in one.purpose or "Past the time" in one.purpose
+        ],
+        "refers to a list": [one for one in SCENARIOS if "{first}" in str(one.turns) or "{second}" in str(one.turns)],
+        "comes back to something later": [one for one in SCENARIOS if len(one.turns) >= 5],
+        "types a call": [one for one in SCENARIOS if "<tool_call>" in said[one.id]],
+    }
+    wanted = {"gives a wrong order number": 2, "confirms twice": 2, "types a call": 1}
+    assert {name: len(ones) for name, ones in found.items() if len(ones) < wanted.get(name, 3)} == {}
+
+
+def test_a_question_between_proposal_and_yes_is_in_the_scripts_and_the_yes_still_counts(shop):
+    scenario = next(one for one in SCENARIOS if one.id == "return-question-in-between")
+    result = run_scenario(open_perfect(scenario, shop), scenario, shop)
+    assert [len(turn.writes) for turn in result.turns] == [0, 0, 0, 1]
 
 
 def test_every_call_that_a_perfect_assistant_makes_can_be_run(shop):
