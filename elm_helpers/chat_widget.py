@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 from threading import Lock, Timer
 
-from elm_helpers.agent import Conversation, Turn, describe_turn, run_turn
+from elm_helpers.agent import Conversation, Turn, describe_turn, read_customer, run_turn
 from elm_helpers.engines import Engine
 from elm_helpers.tool_calls import format_tool_call
 from elm_helpers.tools import Session
@@ -19,7 +19,7 @@ CELL = "padding:2px 8px 2px 0;vertical-align:top;text-align:left"
 SHORT = ";white-space:nowrap"  # all cells but the last one of a row
 GUEST = "nobody is signed in"
 ENTER_SECONDS = 0.2  # the text box says "Enter" a moment before it sends what was typed
-MOST_ORDERS = 8
+MOST_ORDERS, MOST_CUSTOMERS = 8, 500  # an imported shop may have a hundred thousand
 
 
 def show_text(text: str) -> str:
@@ -117,7 +117,8 @@ class Chat:
         import ipywidgets
 
         self.engine, self.lock, self.build = engine, Lock(), ipywidgets
-        people = store.execute("SELECT id, name, tier FROM customers ORDER BY id").fetchall()
+        found = "SELECT id, name, tier FROM customers ORDER BY id = ? DESC, id LIMIT ?"
+        people = store.execute(found, (read_customer(store, customer_id), MOST_CUSTOMERS)).fetchall()
         options = [(GUEST, None)] + [(f"{row['id']} {row['name']} ({row['tier']})", row["id"]) for row in people]
         self.customer = ipywidgets.Dropdown(options=options, value=customer_id, description="Customer")
         self.restart = ipywidgets.Button(description="New conversation")
@@ -252,6 +253,9 @@ def show_chat(
 
     Returns:
         Widgets that carry the conversation as plain HTML too, for pages such as GitHub.
+
+    Raises:
+        ValueError: The shop has no such customer.
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """

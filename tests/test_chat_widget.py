@@ -197,6 +197,18 @@ def test_a_reset_and_another_customer_clear_the_conversation_and_keep_the_shop(w
     assert waiting.turns == [] and waiting.session == Session(own_shop, "C0001")
 
 
+def test_a_customer_that_the_shop_does_not_know_is_refused(own_shop):
+    with pytest.raises(ValueError, match="C9999"):
+        show_chat(build_scripted("Hello."), own_shop, "C9999")
+
+
+def test_the_picker_offers_the_signed_in_customer_of_a_shop_with_very_many(own_shop):
+    more = [(f"B{n:05}", "none") for n in range(1000)]
+    own_shop.executemany("INSERT INTO customers (id, tier) VALUES (?, ?)", more)
+    chat = show_chat(build_scripted("Hello."), own_shop, CUSTOMER)
+    assert chat.customer.value == CUSTOMER and len(chat.customer.options) < 600
+
+
 def test_a_guest_sees_no_books(own_shop):
     chat = show_chat(build_scripted("Hello."), own_shop)
     assert "nobody is signed in" in chat.account.value and "<table" not in chat.account.value
