@@ -49,6 +49,8 @@ def test_a_question_is_answered_and_a_return_is_confirmed_with_the_button(page, 
     sync_api.expect(turn).to_contain_text("parsed: search_products")
     sync_api.expect(turn).to_contain_text("5. ELM is asked again, with the result")
     sync_api.expect(turn.locator("div", has_text="ELM").first).to_be_visible()
+    page.get_by_role("button", name="New conversation").click()
+    sync_api.expect(turn).to_have_count(0)
     ask(page, f"I want to return order {order}")
     confirm = page.get_by_role("button", name="Confirm")
     confirm.wait_for()
