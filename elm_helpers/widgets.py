@@ -11,6 +11,7 @@ from elm_helpers.chat import Encoded, encode, list_special, name_roles
 # Inline styles only: notebooks that nobody trusted yet drop style sheets. Half-clear colours suit light and dark. Where
 # a page drops inline styles as well, <b>, the turns' names and the ids are still there.
 BOX = "font-family:monospace;white-space:pre-wrap;overflow-wrap:anywhere;line-height:1.7"
+LOW = "line-height:1.35"
 READ = "background-color:rgba(128,128,128,0.13)"
 TRAINED = "border-bottom:3px solid currentColor"
 TOKEN = f"display:inline-block;vertical-align:top;text-align:center;line-height:1.3;margin:1px;{READ}"
@@ -150,13 +151,19 @@ def render_trace_html(steps: Sequence[Mapping]) -> str:
     """Return the agent's trace as HTML: the number of each step, what happened, how long it took, and the text.
 
     Args:
-        steps: ``{"step": 1 to 7, "title", "text", "seconds"}`` each, as `agent.describe_turn` gives them.
+        steps: ``{"step": 1 to 7, "title", "text", "seconds"}`` each, and the parsed ``"tool_calls"`` where there are
+            any, as `agent.describe_turn` gives them.
 
     Raises:
         ValueError: A step's number is not 1 to 7.
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
+
+    def read_call(call: Mapping) -> str:
+        said = "; ".join(f"{name} is {value!r}" for name, value in call["arguments"].items())
+        return f"<small>parsed: <b>{escape(call['name'])}</b> {escape(show_piece(said))}</small>"
+
     items = []
     for step in steps:
         if step["step"] not in range(1, STEPS + 1):
@@ -164,6 +171,9 @@ def render_trace_html(steps: Sequence[Mapping]) -> str:
         took = f" <small>{step['seconds']:.2f} s</small>" if step["seconds"] else ""
         head = f"<b>{int(step['step'])}. {escape(str(step['title']))}</b>{took}"
         text = show_piece(str(step["text"])).replace("↵\n", "\n")
-        items.append(f'<div style="margin:6px 0">{head}<div style="{BOX};{READ}">{escape(text)}</div></div>')
+        parsed = "".join(f"<div>{read_call(call)}</div>" for call in step.get("tool_calls", ()))
+        items.append(
+            f'<div style="margin:6px 0">{head}<div style="{BOX};{READ};{LOW}">{escape(text)}</div>{parsed}</div>'
+        )
     total = sum(step["seconds"] for step in steps)
-    return f"<div><p>{len(steps)} steps, {total:.2f} s</p>{''.join(items)}</div>"
+    return f'<div style="{LOW}"><p style="margin:2px 0">{len(steps)} steps, {total:.2f} s</p>{"".join(items)}</div>'

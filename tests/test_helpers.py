@@ -20,7 +20,7 @@ ORDER = [
     *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
     *("rules", "evaluate", "compare", "general", "consent", "context", "guard", "agent"),
     *("scenarios", "serve", "hub", "faults", "plots"),
-    *("board_plots", "live", "memory_plot", "widgets", "frameworks", "course", "reference"),
+    *("board_plots", "live", "memory_plot", "widgets", "chat_widget", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
