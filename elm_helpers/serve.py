@@ -6,9 +6,9 @@ import time
 import uuid
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import Empty, SimpleQueue
 from threading import BoundedSemaphore, Event
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from elm_helpers.openai_form import (
@@ -29,11 +29,12 @@ from fastapi.responses import JSONResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
+from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException as StarletteError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 if TYPE_CHECKING:
-    from elm_helpers.engines import Completion, Engine
+    from elm_helpers.engines import Engine
 
 BODY_BYTES, WAITING, SECONDS, LOOPBACK = 1_000_000, 8, 120.0, ("127.0.0.1", "localhost", "::1")
 Runner = Callable[..., Iterator]
@@ -62,56 +63,29 @@ class Generated(BaseModel):
     generated_text: str
 
 
-class Reason(BaseModel):
-    """Why a request was refused, or what failed."""
-
-    message: str
-    type: Literal["invalid_request_error", "server_error"]
-    code: int
-
-
 class Problem(BaseModel):
-    """What comes with every status of 400 and above."""
+    """What comes with every status of 400 and above: ``error`` holds ``message``, ``type`` and ``code``."""
 
-    error: Reason
+    error: dict[str, str | int]
 
 
 PROBLEMS = {400: "not in text form, or too long", 401: "no key, or another one", 413: "too many bytes"}
 PROBLEMS |= {422: "a field is wrong", 429: "every place is taken", 503: "the model failed", 504: "the time is up"}
 PROBLEMS = {status: {"model": Problem, "description": said} for status, said in PROBLEMS.items()}
+BUCKETS = (0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120)  # seconds
 ROUTES = ("/", "/v1/chat/completions", "/v1/models", "/health", "/metrics", "/docs", "/openapi.json")
 
 
-@dataclass(frozen=True)
-class Meters:
-    """What ``/metrics`` tells; every app counts for itself."""
-
-    registry: CollectorRegistry
-    requests: Counter
-    refused: Counter
-    running: Gauge
-    tokens: Counter
-    seconds: Histogram
-
-    def count(self, done: "Completion") -> None:
-        self.tokens.labels("prompt").inc(done.prompt_tokens)
-        self.tokens.labels("completion").inc(done.completion_tokens)
-
-
-def _build_meters() -> Meters:
+def _build_meters() -> SimpleNamespace:
+    """Return what ``/metrics`` tells; every app counts for itself."""
     own = CollectorRegistry()
-    return Meters(
-        own,
-        Counter("elm_requests", "Requests answered", ["route", "status"], registry=own),
-        Counter("elm_refused", "Requests sent away because every place was taken", registry=own),
-        Gauge("elm_in_flight", "Requests that the model works on, or that wait for it", registry=own),
-        Counter("elm_tokens", "Tokens read (prompt) and written (completion)", ["kind"], registry=own),
-        Histogram(
-            "elm_request_seconds",
-            "From a request's arrival to its last token",
-            buckets=(0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120),
-            registry=own,
-        ),
+    return SimpleNamespace(
+        registry=own,
+        requests=Counter("elm_requests", "Requests answered", ["route", "status"], registry=own),
+        refused=Counter("elm_refused", "Requests sent away because every place was taken", registry=own),
+        running=Gauge("elm_in_flight", "Requests that the model works on, or that wait for it", registry=own),
+        tokens=Counter("elm_tokens", "Tokens read (prompt) and written (completion)", ["kind"], registry=own),
+        seconds=Histogram("elm_request_seconds", "From arrival to the last token", registry=own, buckets=BUCKETS),
     )
 
 
@@ -119,7 +93,7 @@ class _GaveUpError(Exception):
     """Nobody waits for the reply any more; raised inside the engine, it stops there."""
 
 
-def _build_runner(engine: "Engine", meters: Meters, waiting: int, seconds: float) -> Runner:
+def _build_runner(engine: "Engine", meters: SimpleNamespace, waiting: int, seconds: float) -> Runner:
     """Return ``run(messages, max_tokens, temperature, seed)``, which yields pieces of text, then the Completion."""
     pool, places = ThreadPoolExecutor(engine.parallel, "elm-serve"), BoundedSemaphore(engine.parallel + waiting)
 
@@ -135,18 +109,14 @@ def _build_runner(engine: "Engine", meters: Meters, waiting: int, seconds: float
                 raise _GaveUpError
             pieces.put(text)
 
-        def free(_) -> None:
-            places.release()
-            meters.running.dec()
-            pieces.put(None)
-
         future = pool.submit(engine.complete, messages, on_text=take, **options)
-        future.add_done_callback(free)
+        future.add_done_callback(lambda _: (places.release(), meters.running.dec(), pieces.put(None)))
         try:
             while (piece := pieces.get(timeout=max(0.0, start + seconds - time.monotonic()))) is not None:
                 yield piece
             done = future.result()
-            meters.count(done)
+            for kind, number in (("prompt", done.prompt_tokens), ("completion", done.completion_tokens)):
+                meters.tokens.labels(kind).inc(number)
             yield done
         except (Empty, TimeoutError):
             raise HTTPException(504, f"no whole answer within {seconds:g} s; ask for fewer tokens") from None
@@ -187,6 +157,23 @@ def _check(request: Request, key: str | None) -> JSONResponse | None:
     return None
 
 
+def _guard(app, key: str | None, meters: SimpleNamespace) -> Callable:
+    """Return the app behind the checks, and counted; plain ASGI, so that it notices when a client hangs up."""
+
+    async def serve(scope, receive, send) -> None:
+        async def count(message) -> None:
+            if message["type"] == "http.response.start":
+                route = scope["path"] if scope["path"] in ROUTES else "other"
+                meters.requests.labels(route, message["status"]).inc()
+                meters.refused.inc(message["status"] == 429)
+            await send(message)
+
+        refusal = _check(Request(scope), key) if scope["type"] == "http" else None
+        await (refusal or app)(scope, receive, count)
+
+    return serve
+
+
 def build_app(engine: "Engine", key: str | None = None, waiting: int = WAITING, *, seconds: float = SECONDS) -> FastAPI:
     """Build the HTTP app around an engine; ``/openapi.json`` describes it, and ``/docs`` draws that in a browser.
 
@@ -205,19 +192,12 @@ def build_app(engine: "Engine", key: str | None = None, waiting: int = WAITING, 
     asks = [Depends(HTTPBearer(auto_error=False))] if key else []  # so that OpenAPI tells of the key
     app = FastAPI(title="ELM", exception_handlers=handlers, dependencies=asks)
 
-    @app.middleware("http")
-    async def guard(request: Request, call_next):
-        answer = _check(request, key) or await call_next(request)
-        route = request.url.path if request.url.path in ROUTES else "other"
-        meters.requests.labels(route, answer.status_code).inc()
-        meters.refused.inc(answer.status_code == 429)
-        return answer
-
+    app.add_middleware(_guard, key=key, meters=meters)
     _add_routes(app, engine, _build_runner(engine, meters, waiting, seconds), meters)
     return app
 
 
-def _add_routes(app: FastAPI, engine: "Engine", run: Runner, meters: Meters) -> None:
+def _add_routes(app: FastAPI, engine: "Engine", run: Runner, meters: SimpleNamespace) -> None:
     started = int(time.time())
 
     @app.post("/", max_body_size=BODY_BYTES, responses=PROBLEMS)
@@ -232,7 +212,8 @@ def _add_routes(app: FastAPI, engine: "Engine", run: Runner, meters: Meters) -> 
         pieces = run(translate_messages(request.messages), request.max_tokens, request.temperature, request.seed)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": "elm"}
         if request.stream:
-            return StreamingResponse(stream_reply(pieces, next(pieces), request, head), media_type="text/event-stream")
+            events, hang_up = stream_reply(pieces, next(pieces), request, head), BackgroundTask(pieces.close)
+            return StreamingResponse(events, media_type="text/event-stream", background=hang_up)
         return head | build_reply([*pieces][-1], request.max_tokens)
 
     @app.get("/v1/models")
@@ -264,5 +245,5 @@ def run_server(engine: "Engine", host: str = "127.0.0.1", port: int = 8000, seco
         raise ValueError(f"{host} can be reached from other machines: set ELM_API_KEY first, or use 127.0.0.1")
     app = build_app(engine, key, seconds=seconds)
     if key is None:
-        app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(LOOPBACK))
+        app.add_middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK, "[::1]"])
     uvicorn.run(app, host=host, port=port, timeout_graceful_shutdown=int(seconds) + 5)
