@@ -25,7 +25,7 @@ from elm_helpers.openai_form import (
 import uvicorn
 from fastapi import Depends, FastAPI, HTTPException, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse, StreamingResponse
+from fastapi.responses import JSONResponse, PlainTextResponse, StreamingResponse
 from fastapi.security import HTTPBearer
 from prometheus_client import CONTENT_TYPE_LATEST, CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from pydantic import BaseModel, Field
@@ -207,7 +207,9 @@ def _add_routes(app: FastAPI, engine: "Engine", run: Runner, meters: SimpleNames
         *_, done = run(translate_messages(messages), wanted.max_new_tokens, wanted.temperature)
         return [Generated(generated_text=done.text)]
 
-    @app.post("/v1/chat/completions", max_body_size=BODY_BYTES, responses=PROBLEMS)
+    streamed = {200: {"content": {"text/event-stream": {}}}}
+
+    @app.post("/v1/chat/completions", max_body_size=BODY_BYTES, responses=PROBLEMS | streamed)
     def chat(request: ChatRequest):
         pieces = run(translate_messages(request.messages), request.max_tokens, request.temperature, request.seed)
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": "elm"}
@@ -224,7 +226,7 @@ def _add_routes(app: FastAPI, engine: "Engine", run: Runner, meters: SimpleNames
     async def health():
         return {"status": "ok", "engine": engine.name}
 
-    @app.get("/metrics")
+    @app.get("/metrics", response_class=PlainTextResponse)
     async def metrics():
         return Response(generate_latest(meters.registry), media_type=CONTENT_TYPE_LATEST)
 
