@@ -17,10 +17,10 @@ ORDER = [
     "fetch",
     *("phrasebook", "messages", "answers", "world", "strangers", "rows", "dialogue", "conversations", "chat_rows"),
     *("generate", "limits", "metrics", "grounding", "stated", "grammar", "sheets", "cases", "judge"),
-    *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
-    *("rules", "evaluate", "compare", "general", "consent", "context", "guard", "agent"),
-    *("scenarios", "serve", "hub", "faults", "plots"),
-    *("board_plots", "live", "memory_plot", "widgets", "chat_widget", "frameworks", "course", "reference"),
+    *("base_model", "chat", "budget", "scale", "batches", "devices", "trainer", "training", "export", "engines"),
+    *("careful", "rules", "evaluate", "compare", "general", "consent", "context", "guard", "agent"),
+    *("scenarios", "openai_form", "serve", "faults", "plots", "board_plots", "card", "leaks", "hub", "proof"),
+    *("live", "memory_plot", "widgets", "chat_widget", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
