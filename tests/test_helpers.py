@@ -18,7 +18,8 @@ ORDER = [
     *("phrasebook", "messages", "answers", "world", "strangers", "rows", "dialogue", "conversations", "chat_rows"),
     *("generate", "grounding", "metrics", "stated", "grammar", "sheets", "cases", "judge"),
     *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
-    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "hub", "faults", "plots"),
+    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "faults", "plots"),
+    *("card", "leaks", "hub", "proof"),
     *("board_plots", "live", "memory_plot", "widgets", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
@@ -104,10 +105,10 @@ def count_code(path) -> int:
     )
 
 
-def test_the_package_has_at_most_7700_lines_of_code():
+def test_the_package_has_at_most_8000_lines_of_code():
     """Docstrings are as long as the code here, and learners read them, so they don't count; code does."""
     sizes = {path.stem: count_code(path) for path in MODULES}
-    assert sum(sizes.values()) <= 7_700, sizes
+    assert sum(sizes.values()) <= 8_000, sizes
 
 
 @modules

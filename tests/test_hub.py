@@ -27,10 +27,8 @@ BOARD = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """An adapter's folder with stand-in weights: a plan looks at names and bytes, not at numbers."""
-    folder = tmp_path / "elm-smollm2-135m"
+def write_small_adapter(folder):
+    """Write an adapter's folder with stand-in weights: a plan looks at names and bytes, not at numbers."""
     folder.mkdir()
     for name in hub.REQUIRED:
         (folder / name).write_text("{}", encoding="utf-8")
@@ -39,6 +37,11 @@ def folder(tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 40)
     hub.write_model_card(folder, "ann/elm", BOARD)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_small_adapter(tmp_path / "elm-smollm2-135m")
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +63,7 @@ def test_the_cards_metadata_is_what_the_hub_reads(folder):
     assert "datasets" not in found
     metrics = found["model-index"][0]["results"][0]["metrics"]
     assert [(m["name"], m["value"]) for m in metrics] == [("tool_name", 0.9312)]
+    assert metrics[0]["args"] == {"interval_95": [0.8801, 0.9612], "n": 204}
 
 
 def test_every_figure_of_the_run_stands_in_the_card(folder):
@@ -161,7 +165,7 @@ def test_a_wrong_repository_name_is_refused(folder, repo):
 
 def test_a_push_is_a_dry_run_until_you_say_yes(folder):
     lines = hub.push(folder)
-    assert lines[0] == "dry run for <your name>/elm-smollm2-135m: nothing was sent"
+    assert lines[0] == "dry run for model <your name>/elm-smollm2-135m: nothing was sent"
     assert "7 files" in lines[-1]
 
 
@@ -186,42 +190,3 @@ def test_what_the_hub_refuses_becomes_one_line(status, kind, words):
     with pytest.raises(kind, match=words) as caught, hub.explain_hub_errors("ann/elm"):
         raise build_error(status)
     assert "\n" not in str(caught.value)
-
-
-class FakeHub:
-    """Stands for HfApi, because no Hub runs offline; the real client's turn comes with a stand-in server."""
-
-    endpoint, public, calls = "https://hub.example", True, ()
-
-    def __init__(self, token):
-        FakeHub.calls = [("token", token)]
-
-    def whoami(self):
-        return {"name": "ann"}
-
-    def create_repo(self, name, private):
-        self.calls.append(("create", name, private))
-        if FakeHub.public:
-            raise build_error(409)
-
-    def model_info(self, name, revision):
-        return type("Info", (), {"private": False})
-
-    def create_commit(self, name, operations, commit_message):
-        self.calls.append(("commit", name, [one.path_in_repo for one in operations]))
-
-
-def test_a_push_is_one_commit_under_the_tokens_name(folder, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
-    monkeypatch.setattr(FakeHub, "public", False)
-    lines = hub.push(folder, yes=True, token="t")
-    assert lines[-1] == "https://hub.example/ann/elm-smollm2-135m"
-    assert [call[:2] for call in FakeHub.calls[1:]] == [(w, "ann/elm-smollm2-135m") for w in ("create", "commit")]
-    assert set(FakeHub.calls[-1][2]) == set(hub.REQUIRED)
-
-
-def test_a_private_push_never_lands_in_a_public_repository(folder, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
-    with pytest.raises(PermissionError, match="public already"):
-        hub.push(folder, "ann/elm", yes=True, token="t")
-    assert hub.push(folder, "ann/elm", yes=True, private=False, token="t")[-1].endswith("/ann/elm")
