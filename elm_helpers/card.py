@@ -21,6 +21,7 @@ EXTRAS = {  # file or folder of the push -> what the card says of it
     "model-q8_0.gguf": "`model-q8_0.gguf` is the whole model in 8 bits, for llama.cpp: `llama-server -hf {repo_id}`.",
     "handler.py": "`handler.py` lets a dedicated Inference Endpoint serve the adapter: "
     '`{{"inputs": ..., "parameters": {{...}}}}` in, `[{{"generated_text": ...}}]` out.',
+    "vllm_tool_parser.py": "`vllm_tool_parser.py` teaches vLLM the form of the tool calls (`--tool-parser-plugin`).",
 }
 
 

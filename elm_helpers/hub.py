@@ -88,7 +88,7 @@ def stage_adapter(
     out.mkdir(parents=True)
     vocabulary = find_tokenizer(model)
     sources = [model / name for name in COPIED] + [vocabulary / name for name in ("tokenizer.json", *names)]
-    for path in (*sources, TEMPLATES / "handler.py"):
+    for path in (*sources, TEMPLATES / "handler.py", TEMPLATES / "vllm_tool_parser.py"):
         if path.is_file():
             shutil.copy(path, out / path.name)
     if (out / "training_history.csv").is_file() and not (out / "training.png").is_file():

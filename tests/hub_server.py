@@ -13,6 +13,7 @@ import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
@@ -56,6 +57,15 @@ class Hub:
         oid = hashlib.sha1(f"{title} {len(repo.commits)} {sorted(changes)}".encode()).hexdigest()
         (repo.pulls if pull else repo.commits).append(Commit(oid, title, before | changes))
         return (repo.pulls if pull else repo.commits)[-1]
+
+    def add_model(self, name: str, folder: Path):
+        """Put a public model there, as somebody published it long ago."""
+        repo, files = self.repos.setdefault(("models", name), Repo(private=False)), {}
+        for path in folder.iterdir():
+            content = path.read_bytes()
+            files[path.name] = content if len(content) <= SMALL else hashlib.sha256(content).hexdigest()
+            self.large |= {files[path.name]: content} if len(content) > SMALL else {}
+        self.add_commit(repo, "their model", files)
 
     def read(self, kind: str, name: str, path: str) -> bytes:
         """Return a file of the newest commit."""
@@ -205,10 +215,17 @@ def describe(asked: Handler, kind: str, name: str, revision: str = "main"):
 
 
 def describe_file(asked: Handler, path: str, found) -> dict:
-    content = found if isinstance(found, bytes) else asked.hub.large[found]
-    git = hashlib.sha1(f"blob {len(content)}\0".encode() + content).hexdigest()
-    large = {} if isinstance(found, bytes) else {"lfs": {"oid": found, "size": len(content), "pointerSize": 134}}
-    return {"type": "file", "path": path, "size": len(content), "oid": git} | large
+    """Return what a listing says; git's hash is that of the content, or of the note that stands for a large file."""
+    size = len(found if isinstance(found, bytes) else asked.hub.large[found])
+    large = {} if isinstance(found, bytes) else {"lfs": {"oid": found, "size": size, "pointerSize": 134}}
+    held = found if isinstance(found, bytes) else found.encode()
+    git = hashlib.sha1(f"blob {len(held)}\0".encode() + held).hexdigest()
+    return {"type": "file", "path": path, "size": size, "oid": git} | large
+
+
+def check_access(asked: Handler, kind: str, name: str):
+    asked.find_repo(kind, name)
+    asked.reply(200, {})
 
 
 def list_tree(asked: Handler, kind: str, name: str, revision: str, under: str | None = None):
@@ -338,6 +355,7 @@ ROUTES = {
     ("POST", f"{REPO}/paths-info/(?P<revision>[^/]+)"): list_paths,
     ("GET", f"{REPO}/commits/(?P<revision>[^/]+)"): list_commits,
     ("GET", f"{REPO}/refs"): list_refs,
+    ("GET", f"{REPO}/auth-check"): check_access,
     ("POST", f"{REPO}/preupload/(?P<revision>[^/]+)"): preupload,
     ("POST", f"{REPO}/commit/(?P<revision>[^/]+)"): commit,
     ("POST", r"/(?:(?P<kind>datasets)/)?(?P<name>[^/]+/[^/]+)\.git/info/lfs/objects/batch"): plan_large,

@@ -13,7 +13,7 @@ import httpx
 import pytest
 from hub_server import run_hub
 from huggingface_hub import constants
-from test_hub import write_small_adapter
+from test_hub import BASE, write_small_adapter
 
 MODEL, DATA = ("models", "ann/elm"), ("datasets", "ann/elm-shop-conversations")
 
@@ -160,39 +160,34 @@ def test_the_stand_in_refuses_what_it_does_not_know():
 
 
 CLIENTS = """
-import json, sys
+import json, re, sys
 from pathlib import Path
-import torch
 from datasets import load_dataset
 from huggingface_hub import ModelCard, list_repo_commits, snapshot_download
-from peft import PeftModel
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, AutoTokenizer
-from elm_helpers.proof import measure_adapter
+from elm_helpers.proof import measure_adapter, read_claims
 
-base, repo, data = sys.argv[1:]
-ModelCard.load(repo).validate()
-tokenizer = AutoTokenizer.from_pretrained(repo)
-ids = tokenizer("Find wireless headphones under $100", return_tensors="pt").input_ids
-plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
-with torch.no_grad():
-    before = plain(ids).logits
-    moved = float((PeftModel.from_pretrained(plain, repo)(ids).logits - before).abs().max())
+repo, data = sys.argv[1:]
+card = ModelCard.load(repo)
+card.validate()
+said = {}
+exec(re.search("```python\\n(.*?)```", card.text, re.DOTALL)[1].replace("print(", "said.update(reply="), globals())
 folder = Path(snapshot_download(repo))
-files = {path.name: path.stat().st_size for path in folder.iterdir()}
 tables = load_dataset(data)
 idle = Path("idle")
 snapshot_download(repo, local_dir=idle)
 weights = {k: v * ("lora_B" not in k) for k, v in load_file(idle / "adapter_model.safetensors").items()}
 save_file(weights, idle / "adapter_model.safetensors", {"format": "pt"})
-print(json.dumps({"moved": moved, "files": files, "rows": {k: len(v) for k, v in tables.items()},
-    "first": tables["eval"][0]["messages"][0]["role"], "commits": len(list_repo_commits(repo)),
+print(json.dumps({"reply": said["reply"], "files": [path.name for path in folder.iterdir()],
+    "rows": {k: len(v) for k, v in tables.items()}, "role": tables["eval"][0]["messages"][0]["role"],
+    "commits": len(list_repo_commits(repo)), "claims": len(read_claims(folder)),
     "idle": measure_adapter(idle), "published": measure_adapter(folder)}))
 """
 
 
 def test_elm_hf_transformers_peft_and_datasets_read_back_what_was_pushed(tmp_path, reference, base_model, rows):
     with run_hub() as running:
+        running.add_model(BASE, base_model)
         quiet = {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_UPDATE_CHECK": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
         home = {"HF_HOME": str(tmp_path / "empty"), "HF_ENDPOINT": running.url, "HF_TOKEN": "ann-writes"}
         known = {"PYTHONPATH": str(ROOT)}
@@ -210,10 +205,11 @@ def test_elm_hf_transformers_peft_and_datasets_read_back_what_was_pushed(tmp_pat
         assert "ann" in run(hf, "auth", "whoami")
         got = Path(run(hf, "download", "ann/elm", "adapter_model.safetensors", "--quiet").strip())
         assert got.read_bytes() == (reference / "adapter_model.safetensors").read_bytes()
-        found = json.loads(run(sys.executable, "-c", CLIENTS, base_model, "ann/elm", DATA[1]).splitlines()[-1])
+        found = json.loads(run(sys.executable, "-c", CLIENTS, "ann/elm", DATA[1]).splitlines()[-1])
         assert not running.unknown
         card = running.read(*MODEL, "README.md").decode()
-    assert found["rows"] == {"train": 40, "eval": 20} and found["first"] == "system"
+    assert found["rows"] == {"train": 40, "eval": 20} and found["role"] == "system"
     assert found["commits"] == 2 and {"scoreboard.png", "training.png", "tokenizer.json"} <= set(found["files"])
-    assert found["moved"] > 1 and found["published"] > 1 and found["idle"] == 0
+    assert found["reply"].startswith("<tool_call>search_products("), "the card's own example, run as it stands"
+    assert found["published"] > 1 and found["idle"] == 0 and found["claims"] > 5
     assert f"- {DATA[1]}" in card and 'from_pretrained("ann/elm")' in card
