@@ -79,10 +79,11 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
         "--prove": FLAG | {"help": "download --repo into an empty folder, load it, and score it against its card"},
     },
     commands.run_serve: {
-        "--model": MODEL,
+        "--model": {"help": MODEL["help"] + "; or the base URL of an OpenAI-compatible server, ends in /v1"},
         "--engine": ENGINE,
         "--host": {"default": "127.0.0.1", "help": "address to listen on"},
         "--port": NUMBER | {"default": 8000, "help": "TCP port"},
+        "--seconds": NUMBER | {"default": 120, "help": "time of a request, waiting included; then it gets 504"},
     },
     commands.run_course: {},
     commands.run_render: {},

@@ -243,7 +243,8 @@ def run_serve(args: argparse.Namespace) -> None:
     from elm_helpers.engines import open_engine
     from elm_helpers.serve import run_server
 
-    run_server(open_engine(args.model or find_default_model(), args.engine), host=args.host, port=args.port)
+    engine = open_engine(args.model or find_default_model(), args.engine)
+    run_server(engine, host=args.host, port=args.port, seconds=args.seconds)
 
 
 def run_course(args: argparse.Namespace) -> None:

@@ -1,6 +1,7 @@
 """Ways to run the model behind one small interface: messages in, text and timings out."""
 
 import json
+import os
 import time
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -76,9 +77,10 @@ def open_engine(model: str | Path, kind: str = "auto", *, parallel: int = 4) -> 
     """Open a model folder, or reach a server, by the engine that fits.
 
     Args:
-        model: Folder of an adapter or checkpoint, or the model's name at a URL.
-        kind: ``auto`` (llama.cpp), ``llama.cpp``, ``transformers``, or the base URL of an OpenAI-compatible server.
-        parallel: Slots of llama.cpp.
+        model: Folder of an adapter or checkpoint; or the base URL of an OpenAI-compatible server, whose key is in
+            ``ELM_UPSTREAM_KEY``; or the model's name at the URL in `kind`.
+        kind: ``auto`` (llama.cpp), ``llama.cpp``, ``transformers``, or a base URL.
+        parallel: Slots of llama.cpp, or requests that a URL is sent at the same time.
 
     Raises:
         FileNotFoundError: There is no model in the folder.
@@ -86,8 +88,11 @@ def open_engine(model: str | Path, kind: str = "auto", *, parallel: int = 4) -> 
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
-    if kind.startswith(("http://", "https://")):
-        return connect_url(kind, str(model))
+    web, key = ("http://", "https://"), os.environ.get("ELM_UPSTREAM_KEY")
+    if kind.startswith(web):
+        return connect_url(kind, str(model), key, parallel=parallel)
+    if str(model).startswith(web):
+        return connect_url(str(model), None, key, parallel=parallel)
     if not Path(model).is_dir():
         raise FileNotFoundError(f"{model} is no folder; train a model first, or use data/sample/elm-smollm2-135m")
     if kind in ("auto", "llama.cpp"):
@@ -201,46 +206,57 @@ def build_streamer(tokenizer, take: Callable[[str], None]):
     return streamer
 
 
-def connect_url(url: str, model: str, key: str | None = None) -> Engine:
+def connect_url(
+    url: str, model: str | None = None, key: str | None = None, *, parallel: int = 4, seconds: float = 120
+) -> Engine:
     """Reach an OpenAI-compatible server (vLLM, Ollama, an Endpoint, `elm serve`); it applies the chat template.
 
     Args:
         url: Base URL that ends in ``/v1``.
-        model: The model's name there.
+        model: The model's name there; None takes ``elm`` if the server lists it, else the first one.
         key: Bearer key, from the environment.
+        parallel: Requests that it is sent at the same time.
+        seconds: Time that an answer may take; then `complete` raises TimeoutError.
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
     import httpx
 
     headers = {"Authorization": f"Bearer {key}"} if key else {}
-    client = httpx.Client(base_url=url.rstrip("/"), timeout=120, headers=headers)
+    client = httpx.Client(base_url=url.rstrip("/"), timeout=seconds, headers=headers)
+    if model is None:
+        listed = [one["id"] for one in client.get("/models").raise_for_status().json()["data"]]
+        model = "elm" if "elm" in listed else listed[0]
 
     def complete(messages, *, max_tokens=MAX_TOKENS, temperature=0.0, seed=0, grammar=None, on_text=None):
-        start = time.perf_counter()
-        body = {
-            "model": model,
-            "messages": messages,
-            "max_tokens": max_tokens,
-            "temperature": temperature,
-            "seed": seed,
-        }
-        if grammar:
-            # llama.cpp's server and vLLM take one; `elm serve` refuses it by name.
-            body["grammar"] = grammar
-        answer = client.post(
-            "/chat/completions", content=json.dumps(body), headers={"Content-Type": "application/json"}
-        )
+        start, form = time.perf_counter(), {"Content-Type": "application/json"}
+        body = {"model": model, "messages": messages, "max_tokens": max_tokens, "temperature": temperature}
+        # llama.cpp's server and vLLM take a grammar; `elm serve` refuses it by name.
+        body |= {"seed": seed} | ({"grammar": grammar} if grammar else {})
+        try:
+            answer = client.post("/chat/completions", content=json.dumps(body), headers=form)
+        except httpx.TimeoutException:
+            raise TimeoutError(f"{url} gave no answer within {seconds:g} s") from None
+        if answer.status_code in (400, 413, 422):
+            raise ValueError(answer.text[:300])
         answer.raise_for_status()
-        reply = answer.json()
-        message, usage = reply["choices"][0]["message"], reply.get("usage") or {}
-        calls = [call["function"] for call in message.get("tool_calls") or ()]
-        written = [format_tool_call(ToolCall(call["name"], json.loads(call["arguments"]))) for call in calls]
-        text = "".join([message.get("content") or "", *written])
+        text, usage = _read_reply(answer.text)
         if on_text:
             on_text(text)
-        seconds = time.perf_counter() - start
+        seconds_taken = time.perf_counter() - start
         counts = usage.get("prompt_tokens", 0), usage.get("completion_tokens", 0)
-        return Completion(text, *counts, seconds, seconds)
+        return Completion(text, *counts, seconds_taken, seconds_taken)
 
-    return Engine(url, complete)
+    return Engine(url, complete, parallel)
+
+
+def _read_reply(body: str) -> tuple[str, dict]:
+    """Return the text of an OpenAI answer, its calls in the wire format, and its numbers of tokens."""
+    try:
+        reply = json.loads(body)
+        message = reply["choices"][0]["message"]
+        calls = [call["function"] for call in message.get("tool_calls") or ()]
+        written = [format_tool_call(ToolCall(call["name"], json.loads(call["arguments"]))) for call in calls]
+        return "".join([message.get("content") or "", *written]), reply.get("usage") or {}
+    except (AttributeError, LookupError, TypeError, ValueError) as error:
+        raise RuntimeError(f"the server answered in another form: {error}") from None

@@ -13,6 +13,7 @@ from elm_helpers.tool_calls import parse_tool_calls
 from elm_helpers.tools import Session
 
 import pytest
+from gateway import open_gateway
 
 QUESTION = "Find wireless headphones under $100"
 
@@ -102,29 +103,10 @@ def test_an_unknown_engine_is_refused(tmp_path):
 
 def test_a_server_over_http_is_one_more_engine(engine):
     """A real HTTP round trip on loopback: the gateway in front of llama.cpp, and the URL engine in front of that."""
-    import socket
-    import threading
-    import time
-
     from elm_helpers.serve import build_app
 
-    import uvicorn
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(build_app(engine), host="127.0.0.1", port=port, log_level="error"))
-    thread = threading.Thread(target=server.run, daemon=True)
-    thread.start()
-    while not server.started:
-        time.sleep(0.05)
-    try:
-        reply = engines.connect_url(f"http://127.0.0.1:{port}/v1", "elm").complete(
-            build_conversation({"text": QUESTION})
-        )
-    finally:
-        server.should_exit = True
-        thread.join(10)
+    with open_gateway(build_app(engine)) as url:
+        reply = engines.connect_url(f"{url}/v1", "elm").complete(build_conversation({"text": QUESTION}))
     assert parse_tool_calls(reply.text)[0].name == "search_products"
 
 

@@ -18,9 +18,9 @@ ORDER = [
     *("phrasebook", "messages", "answers", "world", "strangers", "rows", "dialogue", "conversations", "chat_rows"),
     *("generate", "grounding", "metrics", "stated", "grammar", "sheets", "cases", "judge"),
     *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
-    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "faults", "plots"),
-    *("card", "leaks", "hub", "proof"),
-    *("board_plots", "live", "memory_plot", "widgets", "frameworks", "course", "reference"),
+    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "openai_form", "serve"),
+    *("faults", "plots", "board_plots", "card", "leaks", "hub", "proof"),
+    *("live", "memory_plot", "widgets", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
 # These may import torch; no other module imports it itself.
