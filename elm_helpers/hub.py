@@ -16,7 +16,7 @@ from elm_helpers.redact import build_redactor
 from elm_helpers.runtime import quiet_libraries
 
 from huggingface_hub import CommitOperationAdd, HfApi, get_token
-from huggingface_hub.errors import HTTPError
+from huggingface_hub.errors import HTTPError, RepositoryNotFoundError
 from huggingface_hub.utils import validate_repo_id
 
 REQUIRED = (
@@ -83,6 +83,8 @@ def stage_adapter(
     from elm_helpers.export import find_tokenizer, write_gguf, write_merged
     from elm_helpers.plots import plot_scoreboard, plot_training, render_png
 
+    if out.resolve() in (model.resolve(), *model.resolve().parents):
+        raise ValueError(f"{model} is a staged folder, or holds one: name the folder of the run")
     base, board, names = read_base(model), find_scoreboard(model), ["tokenizer_config.json", "chat_template.jinja"]
     shutil.rmtree(out, ignore_errors=True)
     out.mkdir(parents=True)
@@ -149,6 +151,7 @@ def explain_hub_errors(repo_id: str) -> Iterator[None]:
 
     Raises:
         PermissionError: The token is refused, or may not write there.
+        FileNotFoundError: There is no such repository.
         ConnectionError: The Hub cannot be reached, broke off, or answered something else.
 
     Shown in ``notebooks/05_push_to_hub.ipynb``.
@@ -161,6 +164,8 @@ def explain_hub_errors(repo_id: str) -> Iterator[None]:
         cause = error.__cause__ if isinstance(error, RuntimeError) and error.__cause__ else error
         status = getattr(getattr(cause, "response", None), "status_code", None)
         said = " ".join(str(cause).split())[:300] or type(cause).__name__
+        if isinstance(cause, RepositoryNotFoundError):
+            raise FileNotFoundError(f"{repo_id} is not on the Hub, or it is private and not this token's") from error
         if status == 401:
             raise PermissionError("the Hub refused the token (401): make a new one, then `hf auth login`") from error
         if status == 403:
@@ -168,6 +173,8 @@ def explain_hub_errors(repo_id: str) -> Iterator[None]:
                 f"you may not write to {repo_id} (403): it is somebody else's, or the token lacks the role write; "
                 "choose --repo <your name>/..., or a token that may"
             ) from error
+        if status == 409:
+            raise PermissionError(f"{repo_id} is taken (409): choose another name (--repo)") from error
         what = f"answered {status}" if status else "cannot be reached, or the connection broke off"
         raise ConnectionError(
             f"the Hub {what} ({said}); nothing is published until the last step, so run the same command again"
@@ -199,16 +206,13 @@ def open_repo(api: HfApi, name: str, kind: str, private: bool) -> str:
 
     Shown in ``notebooks/05_push_to_hub.ipynb``.
     """
-    made = True
     try:
+        info = api.repo_info(name, repo_type=kind, revision="main")
+    except RepositoryNotFoundError:
         api.create_repo(name, repo_type=kind, private=private)
-    except HTTPError as error:
-        if getattr(getattr(error, "response", None), "status_code", None) != 409:  # 409: it exists
-            raise
-        made = False
-    info = api.repo_info(name, repo_type=kind, revision="main")
+        info = api.repo_info(name, repo_type=kind, revision="main")
     there = {file.rfilename for file in info.siblings} - {".gitattributes", "README.md"}
-    if not made and private and info.private is False:
+    if private and info.private is False:
         raise PermissionError(f"{name} is public already: allow that (--public), or choose another name (--repo)")
     if there and (REQUIRED if kind == "model" else DATASET)[0] not in there:
         raise PermissionError(f"{name} is taken: it holds {', '.join(sorted(there)[:3])}; choose another name (--repo)")

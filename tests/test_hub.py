@@ -191,7 +191,12 @@ def build_error(status: int):
 
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
-    [(401, PermissionError, "refused the token"), (403, PermissionError, "ann/elm"), (500, ConnectionError, "500")],
+    [
+        (401, PermissionError, "refused the token"),
+        (403, PermissionError, "ann/elm"),
+        (409, PermissionError, "taken"),
+        (500, ConnectionError, "500"),
+    ],
 )
 def test_what_the_hub_refuses_becomes_one_line(status, kind, words):
     with pytest.raises(kind, match=words) as caught, hub.explain_hub_errors("ann/elm"):
@@ -306,6 +311,13 @@ def test_a_staged_folder_has_plots_handler_and_a_card_that_shows_them(folder, tm
     first = [file.sha256 for file in hub.plan_push(stage)]
     again = hub.stage_adapter(folder, tmp_path / "stage", "ann/elm", datasets=["ann/rows"])
     assert [file.sha256 for file in hub.plan_push(again)] == first, "the same run gives the same bytes"
+
+
+def test_a_staged_folder_is_not_staged_onto_itself(folder):
+    for out in (folder, folder.parent):
+        with pytest.raises(ValueError, match="name the folder of the run"):
+            hub.stage_adapter(folder, out)
+    assert (folder / "adapter_model.safetensors").is_file()
 
 
 def test_a_scoreboard_that_is_older_than_the_weights_is_not_theirs(folder, monkeypatch):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from elm_helpers import hub
 from elm_helpers.paths import ROOT
+from elm_helpers.proof import prove_push
 
 import httpx
 import pytest
@@ -125,6 +126,15 @@ def test_a_pull_request_leaves_main_as_it_is(there, folder):
     assert count_commits(there) == 0 and len(there.repos[MODEL].pulls) == 1
 
 
+def test_a_pull_request_reaches_a_public_repository_of_somebody_else(there, folder):
+    send(folder, private=False)
+    (folder / "training_summary.json").write_text('{"better": true}', encoding="utf-8")
+    with pytest.raises(PermissionError, match="somebody else's"):
+        send(folder, "bob-writes", private=False)
+    send(folder, "bob-writes", private=False, pull_request=True)
+    assert count_commits(there) == 1 and len(there.repos[MODEL].pulls) == 1
+
+
 def test_a_card_that_the_hub_refuses_is_refused_before_any_file_is_sent(there, folder):
     card = folder / "README.md"
     card.write_text(card.read_text(encoding="utf-8").replace("apache-2.0", "unheard-of"), encoding="utf-8")
@@ -144,6 +154,11 @@ def test_a_hub_that_is_not_there_is_one_line(there, folder, monkeypatch):
     monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:9")
     with pytest.raises(ConnectionError, match="cannot be reached"):
         send(folder)
+
+
+def test_a_proof_of_what_is_not_there_is_one_line(there):
+    with pytest.raises(FileNotFoundError, match="ann/gone is not on the Hub"):
+        prove_push("ann/gone", token="ann-writes")
 
 
 def test_the_rows_go_to_a_dataset_repository_with_their_card(there, rows):
