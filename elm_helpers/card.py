@@ -79,6 +79,7 @@ def build_model_card(
         **{"tags": ["lora", "qlora", "e-commerce", "tool-calling"], "datasets": list(datasets) or None},
         **({"model_name": name, "eval_results": results} if results else {}),
     )
+    picture = "\n\n![Each rate of each system, with its interval](scoreboard.png)"
     layers = str(summary.get("config", {}).get("lora_targets")).replace("-", " ")
     quantized = "4-bit NF4 QLoRA" if summary.get("config", {}).get("quantized") else "LoRA without quantisation"
     return (
@@ -90,7 +91,7 @@ def build_model_card(
             **{"name": name, "base": base, "repo_id": repo_id},
             built_with=" Built with Llama." if base.startswith("meta-llama/") else "",
             training=_describe_training(summary, folder),
-            evaluation=_describe_scores(scoreboard),
+            evaluation=_describe_scores(scoreboard) + picture * (folder / "scoreboard.png").is_file(),
             extras="".join(
                 f"\n- {said.format(repo_id=repo_id)}" for path, said in EXTRAS.items() if (folder / path).exists()
             ),

@@ -2,13 +2,14 @@
 
 No Hub runs offline, so the far side of the wire is played here; the clients that talk to it are the real ones. What it
 doesn't know it answers with 501 and notes in `Hub.unknown`, so that a new client's new request fails loudly.
-`python tests/hub_server.py` prints its address and serves until it is stopped; the tokens are in `TOKENS`.
+`python tests/hub_server.py` prints its address and serves until its input ends; the tokens are in `TOKENS`.
 """
 
 import base64
 import hashlib
 import json
 import re
+import sys
 import threading
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -394,4 +395,4 @@ def run_hub():
 if __name__ == "__main__":
     with run_hub() as running:
         print(running.url, flush=True)
-        threading.Event().wait()
+        sys.stdin.read()  # ends with whoever started it
