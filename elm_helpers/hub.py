@@ -211,7 +211,7 @@ def open_repo(api: HfApi, name: str, kind: str, private: bool) -> str:
     except RepositoryNotFoundError:
         api.create_repo(name, repo_type=kind, private=private)
         info = api.repo_info(name, repo_type=kind, revision="main")
-    there = {file.rfilename for file in info.siblings} - {".gitattributes", "README.md"}
+    there = {file.rfilename for file in info.siblings or ()} - {".gitattributes", "README.md"}
     if private and info.private is False:
         raise PermissionError(f"{name} is public already: allow that (--public), or choose another name (--repo)")
     if there and (REQUIRED if kind == "model" else DATASET)[0] not in there:

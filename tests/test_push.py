@@ -218,6 +218,10 @@ def test_elm_hf_transformers_peft_and_datasets_read_back_what_was_pushed(tmp_pat
         said = run(*elm, "--model", reference, "--repo", "ann/elm", "--trained-on", DATA[1])
         assert "prove it: elm push --repo ann/elm --prove" in said
         assert "ann" in run(hf, "auth", "whoami")
+        run(hf, "upload", "ann/by-hand", rows, ".", "--repo-type", "dataset", "--private")
+        by_hand = ("datasets", "ann/by-hand")
+        assert running.repos[by_hand].private
+        assert running.read(*by_hand, hub.DATASET[0]) == running.read(*DATA, hub.DATASET[0])
         got = Path(run(hf, "download", "ann/elm", "adapter_model.safetensors", "--quiet").strip())
         assert got.read_bytes() == (reference / "adapter_model.safetensors").read_bytes()
         found = json.loads(run(sys.executable, "-c", CLIENTS, "ann/elm", DATA[1]).splitlines()[-1])
