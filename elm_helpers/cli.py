@@ -68,9 +68,15 @@ COMMANDS = {  # function -> its options, as `add_argument` takes them
     },
     commands.run_push: {
         "--model": MODEL,
-        "--repo": {"help": "owner/name on the Hub (default: the token's owner, and elm)"},
+        "--repo": {"help": "owner/name on the Hub (default: the token's owner, and the folder's name)"},
+        "--dataset": {"metavar": "DIR", "help": "push the rows in this folder to a dataset repository instead"},
+        "--merged": FLAG | {"help": "add the whole model in bfloat16, adapter included"},
+        "--gguf": FLAG | {"help": "add the whole model in 8 bits for llama.cpp"},
+        "--trained-on": {"action": "append", "metavar": "ID", "help": "Hub id of a dataset, for the card; repeatable"},
         "--yes": FLAG | {"help": "really push; without it, only show what would be pushed"},
         "--public": FLAG | {"help": "make the repository public (default: private)"},
+        "--pr": FLAG | {"help": "open a pull request instead of writing to main"},
+        "--prove": FLAG | {"help": "download --repo into an empty folder, load it, and score it against its card"},
     },
     commands.run_serve: {
         "--model": {"help": MODEL["help"] + "; or the base URL of an OpenAI-compatible server, ends in /v1"},

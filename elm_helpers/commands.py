@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from elm_helpers.paths import OUTPUTS, ROOT, SAMPLE
-from elm_helpers.profiles import PROFILES
+from elm_helpers.profiles import PROFILES, parse_overrides
 from elm_helpers.runs import choose_run
 
 import yaml
@@ -142,52 +142,6 @@ def run_train(args: argparse.Namespace) -> None:
         raise KeyboardInterrupt(f"at step {summary['steps']}, with the adapter saved; --resume goes on from there")
 
 
-def parse_overrides(words: list[str]) -> dict:
-    """Return SFTConfig fields from ``--name value`` pairs; a flag without a value is True.
-
-    Raises:
-        ValueError: A word is no SFTConfig field.
-
-    Example:
-        >>> parse_overrides(["--learning-rate", "2e-4", "--max-steps", "10"])
-        {'learning_rate': 0.0002, 'max_steps': 10}
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    from dataclasses import fields
-
-    from trl import SFTConfig
-
-    known, found, name = {field.name for field in fields(SFTConfig)}, {}, None
-    for word in words:
-        if word.startswith("--"):
-            name, _, value = word[2:].partition("=")
-            name = name.replace("-", "_")
-            if name not in known:
-                raise ValueError(f"{word}: no such option, and SFTConfig has no such field")
-            found[name] = read_value(value) if value else True
-        elif name is None:
-            raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
-        else:
-            found[name] = read_value(word)
-    return found
-
-
-def read_value(word: str):
-    """Return a word of the command line as number, bool, list or text; "no" is text, as in ``--save-strategy no``.
-
-    Example:
-        >>> [read_value(word) for word in ("2e-4", "10", "false", "no", "steps")]
-        [0.0002, 10, False, 'no', 'steps']
-
-    Shown in ``notebooks/03_train_qlora.ipynb``.
-    """
-    try:
-        return float(word) if "e" in word.lower() else word if word == "no" else yaml.safe_load(word)
-    except ValueError:
-        return yaml.safe_load(word)
-
-
 def run_answer(args: argparse.Namespace) -> None:
     """Answer a file of requests: the model's first reply to each, tools not executed.
 
@@ -258,14 +212,27 @@ def run_evaluate(args: argparse.Namespace) -> None:
 
 
 def run_push(args: argparse.Namespace) -> None:
-    """Publish an adapter; a dry run unless --yes is given.
+    """Publish an adapter, or with --dataset a folder of rows; a dry run unless --yes is given.
 
     Shown in ``notebooks/05_push_to_hub.ipynb``.
     """
-    from elm_helpers.hub import push
+    from elm_helpers.hub import publish_adapter, push
+    from elm_helpers.leaks import read_customers
+    from elm_helpers.proof import describe_proof, prove_push
 
-    for line in push(Path(args.model or find_default_model()), args.repo, yes=args.yes, private=not args.public):
-        print(line)
+    if args.prove:
+        if not args.repo:
+            raise ValueError("--prove needs --repo owner/name: what was published")
+        print(*describe_proof(prove_push(args.repo)), sep="\n")
+        return
+    send = {"yes": args.yes, "private": not args.public, "pull_request": args.pr, "names": read_customers(STORE)}
+    if args.dataset:
+        lines = push(Path(args.dataset), args.repo or "elm-shop-conversations", kind="dataset", **send)
+    else:
+        model = Path(args.model or find_default_model())
+        more = {"merged": args.merged, "gguf": args.gguf, "datasets": args.trained_on or ()}
+        lines = publish_adapter(model, args.repo, **more, **send)
+    print(*lines, sep="\n")
 
 
 def run_serve(args: argparse.Namespace) -> None:

@@ -69,14 +69,15 @@ def find_gguf_path(model: Path, outtype: str = "q8_0") -> Path:
     return OUTPUTS / "cache" / f"{model.name}-{compute_sha256(weights)[:12]}" / name
 
 
-def write_merged(adapter: Path, out: Path) -> None:
-    """Add the adapter's low-rank update to the base weights and write an ordinary checkpoint (float32).
+def write_merged(adapter: Path, out: Path, half: bool = False) -> None:
+    """Add the adapter's low-rank update to the base weights and write an ordinary checkpoint.
 
     W' = W + (alpha / r) · B·A for every adapted layer (Hu et al. 2021, §4.1).
 
     Args:
         adapter: Folder with the adapter and its tokenizer.
         out: Folder to write.
+        half: Write bfloat16, half the bytes, for publishing; else float32, for converting.
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
@@ -88,7 +89,7 @@ def write_merged(adapter: Path, out: Path) -> None:
     with quiet_libraries():
         model = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
         model = PeftModel.from_pretrained(model, adapter).merge_and_unload()
-        model.save_pretrained(out)
+        model.to(torch.bfloat16 if half else torch.float32).save_pretrained(out)
         AutoTokenizer.from_pretrained(find_tokenizer(adapter)).save_pretrained(out)
 
 

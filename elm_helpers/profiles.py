@@ -2,6 +2,8 @@
 
 from dataclasses import dataclass
 
+import yaml
+
 
 @dataclass(frozen=True)
 class Profile:
@@ -66,3 +68,49 @@ PROFILES = {
         attention="sdpa",
     ),
 }
+
+
+def parse_overrides(words: list[str]) -> dict:
+    """Return SFTConfig fields from ``--name value`` pairs; a flag without a value is True.
+
+    Raises:
+        ValueError: A word is no SFTConfig field.
+
+    Example:
+        >>> parse_overrides(["--learning-rate", "2e-4", "--max-steps", "10"])
+        {'learning_rate': 0.0002, 'max_steps': 10}
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    from dataclasses import fields
+
+    from trl import SFTConfig
+
+    known, found, name = {field.name for field in fields(SFTConfig)}, {}, None
+    for word in words:
+        if word.startswith("--"):
+            name, _, value = word[2:].partition("=")
+            name = name.replace("-", "_")
+            if name not in known:
+                raise ValueError(f"{word}: no such option, and SFTConfig has no such field")
+            found[name] = read_value(value) if value else True
+        elif name is None:
+            raise ValueError(f"{word!r}: an SFTConfig field is given as --name value")
+        else:
+            found[name] = read_value(word)
+    return found
+
+
+def read_value(word: str):
+    """Return a word of the command line as number, bool, list or text; "no" is text, as in ``--save-strategy no``.
+
+    Example:
+        >>> [read_value(word) for word in ("2e-4", "10", "false", "no", "steps")]
+        [0.0002, 10, False, 'no', 'steps']
+
+    Shown in ``notebooks/03_train_qlora.ipynb``.
+    """
+    try:
+        return float(word) if "e" in word.lower() else word if word == "no" else yaml.safe_load(word)
+    except ValueError:
+        return yaml.safe_load(word)

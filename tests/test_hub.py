@@ -1,11 +1,18 @@
 """Publishing: what the card says, what a push refuses, and that a dry run touches no network."""
 
 import json
+import os
 import re
-from dataclasses import astuple
+from dataclasses import astuple, replace
 from hashlib import sha256
 
 from elm_helpers import hub
+from elm_helpers.cli import main
+from elm_helpers.generate import Report, build_dataset_card
+from elm_helpers.leaks import read_customers
+from elm_helpers.metrics import Metric
+from elm_helpers.proof import Proof, describe_proof
+from elm_helpers.store import build_store
 
 import pytest
 import yaml
@@ -27,10 +34,8 @@ BOARD = {
 }
 
 
-@pytest.fixture
-def folder(tmp_path):
-    """An adapter's folder with stand-in weights: a plan looks at names and bytes, not at numbers."""
-    folder = tmp_path / "elm-smollm2-135m"
+def write_small_adapter(folder):
+    """Write an adapter's folder with stand-in weights: a plan looks at names and bytes, not at numbers."""
     folder.mkdir()
     for name in hub.REQUIRED:
         (folder / name).write_text("{}", encoding="utf-8")
@@ -39,6 +44,11 @@ def folder(tmp_path):
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 40)
     hub.write_model_card(folder, "ann/elm", BOARD)
     return folder
+
+
+@pytest.fixture
+def folder(tmp_path):
+    return write_small_adapter(tmp_path / "elm-smollm2-135m")
 
 
 @pytest.fixture(autouse=True)
@@ -60,6 +70,7 @@ def test_the_cards_metadata_is_what_the_hub_reads(folder):
     assert "datasets" not in found
     metrics = found["model-index"][0]["results"][0]["metrics"]
     assert [(m["name"], m["value"]) for m in metrics] == [("tool_name", 0.9312)]
+    assert metrics[0]["args"] == {"interval_95": [0.8801, 0.9612], "n": 204}
 
 
 def test_every_figure_of_the_run_stands_in_the_card(folder):
@@ -161,7 +172,7 @@ def test_a_wrong_repository_name_is_refused(folder, repo):
 
 def test_a_push_is_a_dry_run_until_you_say_yes(folder):
     lines = hub.push(folder)
-    assert lines[0] == "dry run for <your name>/elm-smollm2-135m: nothing was sent"
+    assert lines[0] == "dry run for model <your name>/elm-smollm2-135m: nothing was sent"
     assert "7 files" in lines[-1]
 
 
@@ -180,7 +191,12 @@ def build_error(status: int):
 
 @pytest.mark.parametrize(
     ("status", "kind", "words"),
-    [(401, PermissionError, "refused the token"), (403, PermissionError, "ann/elm"), (500, ConnectionError, "500")],
+    [
+        (401, PermissionError, "refused the token"),
+        (403, PermissionError, "ann/elm"),
+        (409, PermissionError, "taken"),
+        (500, ConnectionError, "500"),
+    ],
 )
 def test_what_the_hub_refuses_becomes_one_line(status, kind, words):
     with pytest.raises(kind, match=words) as caught, hub.explain_hub_errors("ann/elm"):
@@ -188,40 +204,141 @@ def test_what_the_hub_refuses_becomes_one_line(status, kind, words):
     assert "\n" not in str(caught.value)
 
 
-class FakeHub:
-    """Stands for HfApi, because no Hub runs offline; the real client's turn comes with a stand-in server."""
-
-    endpoint, public, calls = "https://hub.example", True, ()
-
-    def __init__(self, token):
-        FakeHub.calls = [("token", token)]
-
-    def whoami(self):
-        return {"name": "ann"}
-
-    def create_repo(self, name, private):
-        self.calls.append(("create", name, private))
-        if FakeHub.public:
-            raise build_error(409)
-
-    def model_info(self, name, revision):
-        return type("Info", (), {"private": False})
-
-    def create_commit(self, name, operations, commit_message):
-        self.calls.append(("commit", name, [one.path_in_repo for one in operations]))
+@pytest.mark.parametrize(
+    ("name", "content", "kind"),
+    [
+        ("notes.md", "write to ann.smith@mail.com", "an e-mail address"),
+        ("notes.txt", "my number is +1 212 555 0123", "a phone number"),
+        ("card.json", '{"paid with": "4111 1111 1111 1111"}', "a card number"),
+        ("rows.json", '{"a": 1}\n{"iban": ["GB29 NWBK 6016 1331 9268 19"]}\n', "an IBAN"),
+        ("rows.csv", "name,mail\nAnn,ann.smith@mail.com\n", "an e-mail address"),
+        ("chat.json", '{"text": "I am jane  MILLER"}', "a customer's name"),
+        ("hidden.json", '{"note": "h\\u0066_' + "A" * 34 + '"}', "a Hugging Face token"),
+    ],
+)
+def test_personal_data_is_refused_by_file_line_and_kind_and_never_repeated(folder, name, content, kind):
+    (folder / name).write_text(content, encoding="utf-8")
+    with pytest.raises(ValueError, match=re.escape(f"holds what looks like {kind}; take it out")) as caught:
+        hub.plan_push(folder, "ann/elm", names=["Jane Miller"])
+    assert name in str(caught.value) and not re.search(r"smith|4111|NWBK|0123|miller|AAAA", str(caught.value))
 
 
-def test_a_push_is_one_commit_under_the_tokens_name(folder, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
-    monkeypatch.setattr(FakeHub, "public", False)
-    lines = hub.push(folder, yes=True, token="t")
-    assert lines[-1] == "https://hub.example/ann/elm-smollm2-135m"
-    assert [call[:2] for call in FakeHub.calls[1:]] == [(w, "ann/elm-smollm2-135m") for w in ("create", "commit")]
-    assert set(FakeHub.calls[-1][2]) == set(hub.REQUIRED)
+@pytest.mark.parametrize("name", ["adapter_model.safetensors", "model-q8_0.gguf", "training.png"])
+def test_what_hides_between_or_behind_numbers_is_found(folder, name):
+    numbers = bytes(range(128, 256)) * 100
+    (folder / name).write_bytes(numbers + b"ask ann.smith@mail.com" + numbers)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)} holds what looks like an e-mail address"):
+        hub.plan_push(folder, "ann/elm")
 
 
-def test_a_private_push_never_lands_in_a_public_repository(folder, monkeypatch):
-    monkeypatch.setattr(hub, "HfApi", FakeHub)
-    with pytest.raises(PermissionError, match="public already"):
-        hub.push(folder, "ann/elm", yes=True, token="t")
-    assert hub.push(folder, "ann/elm", yes=True, private=False, token="t")[-1].endswith("/ann/elm")
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("run.csv", "step,loss\n1,0.3148653565881227\n2,3055079424\n"),
+        ("sizes.json", '{"peak_memory_bytes": 3055079424, "sha256": "' + "4f" * 32 + '"}'),
+        ("rows.json", '{"text": "[PERSON_1] wrote to [EMAIL_1] and service@shop.example"}'),
+        (
+            "asked.json",
+            '{"text": "i was wondering if i culd return 383438-8162-3502428, the pedal bin 30 l soft close"}',
+        ),
+    ],
+)
+def test_numbers_placeholders_and_order_numbers_are_nobodys_data(folder, name, content):
+    (folder / name).write_text(content, encoding="utf-8")
+    assert name in {file.path for file in hub.plan_push(folder, "ann/elm", names=["Jane Miller"])}
+
+
+def test_a_text_that_nobody_can_read_is_refused(folder):
+    (folder / "notes.txt").write_bytes("ask ann.smith@mail.com".encode("utf-16"))
+    with pytest.raises(ValueError, match=r"notes\.txt is no UTF-8 text"):
+        hub.plan_push(folder, "ann/elm")
+    (folder / "notes.txt").unlink()
+    (folder / "notes.json").write_text("{} and more", encoding="utf-8")
+    with pytest.raises(ValueError, match=r"notes\.json is no JSON"):
+        hub.plan_push(folder, "ann/elm")
+
+
+def test_real_customers_are_looked_for_and_the_courses_own_are_not(tmp_path):
+    assert read_customers(tmp_path / "none.db") == []
+    conn = build_store(tmp_path / "store.db")
+    assert read_customers(tmp_path / "store.db") == []
+    conn.execute("UPDATE customers SET name = 'Jane Miller', email = 'jane@mail.com' WHERE id = 'C0001'")
+    conn.commit()
+    assert read_customers(tmp_path / "store.db") == ["Jane Miller"]
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "words"),
+    [
+        ("license: apache-2.0\n", "", "the metadata lacks license"),
+        ("language: en", "language: [en", "the metadata on top is broken"),
+        ("library_name: peft", "library_name:", "the metadata lacks library_name"),
+    ],
+)
+def test_a_card_with_broken_metadata_is_refused(folder, before, after, words):
+    path = folder / "README.md"
+    path.write_text(path.read_text(encoding="utf-8").replace(before, after), encoding="utf-8")
+    with pytest.raises(ValueError, match=words):
+        hub.plan_push(folder, "ann/elm")
+
+
+def test_a_dataset_needs_its_two_files_and_a_card_that_names_them(tmp_path):
+    for name in hub.DATASET[:2]:
+        (tmp_path / name).write_text('{"id": "1"}\n', encoding="utf-8")
+    with pytest.raises(ValueError, match=r"lacks README\.md; `elm generate` writes it"):
+        hub.plan_push(tmp_path, kind="dataset")
+    report = Report({"train": {"tool_calling": 1}, "eval": {"tool_calling": 1}}, {}, 0.1)
+    card = build_dataset_card(report, 0)
+    (tmp_path / "README.md").write_text(card, encoding="utf-8")
+    (tmp_path / "store.json").write_text("{}", encoding="utf-8")
+    assert {file.path for file in hub.plan_push(tmp_path, kind="dataset")} == set(hub.DATASET)
+    (tmp_path / "README.md").write_text(card.replace("ecommerce_eval.json", "gone.json"), encoding="utf-8")
+    with pytest.raises(ValueError, match=r"names gone\.json, which the folder lacks"):
+        hub.plan_push(tmp_path, kind="dataset")
+
+
+def test_a_staged_folder_has_plots_handler_and_a_card_that_shows_them(folder, tmp_path):
+    (folder / "training_history.csv").write_text("step,loss,learning_rate\n1,2.0,0.1\n2,1.5,0.1\n", encoding="utf-8")
+    rates = dict.fromkeys(("tool_name", "tool_exact", "over_call", "ask_back", "category"), RATE)
+    board = BOARD | {"systems": [{"system": "tuned", "metrics": rates}]}
+    (folder / "scoreboard.json").write_text(json.dumps(board), encoding="utf-8")
+    stage = hub.stage_adapter(folder, tmp_path / "stage", "ann/elm", datasets=["ann/rows"])
+    names = {file.path for file in hub.plan_push(stage, "ann/elm")}
+    assert names >= {*hub.REQUIRED, "training.png", "scoreboard.png", "scoreboard.json", "handler.py"}
+    card = (stage / "README.md").read_text(encoding="utf-8")
+    assert "](training.png)" in card and "`handler.py`" in card and "merged" not in card
+    assert read_metadata(card)["datasets"] == ["ann/rows"]
+    first = [file.sha256 for file in hub.plan_push(stage)]
+    again = hub.stage_adapter(folder, tmp_path / "stage", "ann/elm", datasets=["ann/rows"])
+    assert [file.sha256 for file in hub.plan_push(again)] == first, "the same run gives the same bytes"
+
+
+def test_a_staged_folder_is_not_staged_onto_itself(folder):
+    for out in (folder, folder.parent):
+        with pytest.raises(ValueError, match="name the folder of the run"):
+            hub.stage_adapter(folder, out)
+    assert (folder / "adapter_model.safetensors").is_file()
+
+
+def test_a_scoreboard_that_is_older_than_the_weights_is_not_theirs(folder, monkeypatch):
+    monkeypatch.setattr(hub, "OUTPUTS", folder.parent)
+    last, weights = folder.parent / "scoreboard.json", folder / "adapter_model.safetensors"
+    last.write_text(json.dumps(BOARD), encoding="utf-8")
+    os.utime(weights, (1, 1))
+    assert hub.find_scoreboard(folder) == BOARD
+    os.utime(last, (0, 0))
+    assert hub.find_scoreboard(folder) is None
+
+
+def test_a_proof_needs_a_repository(capsys):
+    assert main(["push", "--prove"]) == 2
+    assert "--prove needs --repo" in capsys.readouterr().err
+
+
+def test_a_figure_that_does_not_hold_ends_the_proof():
+    claims = {"tool_name": Metric(0.9, 0.85, 0.94, 200), "category": Metric(0.9, 0.85, 0.94, 200)}
+    scores = {"tool_name": Metric(0.2, 0.06, 0.51, 10), "category": Metric(0.8, 0.49, 0.94, 10)}
+    proof = Proof("ann/elm", "a" * 40, (9, 1), 3.0, claims, scores)
+    with pytest.raises(ValueError, match="don't meet what was measured: tool_name$"):
+        describe_proof(proof)
+    assert describe_proof(replace(proof, scores={"category": scores["category"]}))[-1].startswith("each interval meets")
