@@ -119,7 +119,7 @@ def enforce_limits(call: ToolCall, text: str) -> ToolCall:
     limits = dict(zip(("min_price", "max_price"), find_price_limits(text), strict=True))
     said = {key: value for key, value in limits.items() if value is not None}
     kept = {key: value for key, value in call.arguments.items() if key not in limits or value not in said.values()}
-    return replace(call, arguments=kept | {key: value for key, value in said.items() if kept.get(key) != value})
+    return replace(call, arguments=kept | said)
 
 
 def render_result(call: ToolCall, result: dict, limits: tuple[float | None, float | None] = (None, None)) -> str:
