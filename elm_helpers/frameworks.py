@@ -6,6 +6,7 @@
 import argparse
 import inspect
 import json
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -221,7 +222,8 @@ def main(words: list[str] | None = None) -> None:
         store = open_store(args.store) if args.store else build_store()
         desk = Desk(Session(store, read_customer(store, args.customer)))
     except (ValueError, FileNotFoundError) as error:
-        parser.error(str(error))
+        print(f"{parser.prog}: {error}", file=sys.stderr)
+        raise SystemExit(2) from None
     build_mcp_server(desk).run("stdio")
 
 

@@ -16,6 +16,7 @@ from elm_helpers.careful import restrain
 from elm_helpers.chat import encode_prompt
 from elm_helpers.engines import Completion, Engine
 from elm_helpers.frameworks import Desk, bind_tools, build_mcp_server, main, open_gateway, watch_engine
+from elm_helpers.paths import ROOT
 from elm_helpers.prompts import build_system
 from elm_helpers.signatures import read_parameters
 from elm_helpers.store import build_store
@@ -388,7 +389,7 @@ def test_the_mcp_server_runs_as_a_process_for_the_customer_that_it_was_started_f
     desk = Desk(Session(build_store(file), CUSTOMER))
     own, foreign, asked, before = find_own(desk), find_foreign(desk), [], count_returns(desk)
     words = ["-m", "elm_helpers.frameworks", "--customer", CUSTOMER, "--store", str(file)]
-    process = StdioServerParameters(command=sys.executable, args=words)
+    process = StdioServerParameters(command=sys.executable, args=words, cwd=ROOT)
     calls = [
         ("get_customer_orders", {"order_id": own}),
         ("get_customer_orders", {"order_id": foreign["id"]}),
@@ -406,7 +407,8 @@ def test_a_customer_that_the_shop_does_not_know_stops_the_server_with_one_line(c
     with pytest.raises(SystemExit) as stopped:
         main(["--customer", "C9999"])
     assert stopped.value.code == 2
-    assert "customer 'C9999' is not in the shop" in capsys.readouterr().err.splitlines()[-1]
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "customer 'C9999' is not in the shop" in line
 
 
 async def list_mcp_tools(server) -> list:
