@@ -19,8 +19,8 @@ from elm_helpers.agent import read_customer
 from elm_helpers.serve import build_app
 from elm_helpers.signatures import read_parameters
 from elm_helpers.store import build_store, open_store
-from elm_helpers.tool_calls import ToolCall, ToolCallError, format_tool_call
-from elm_helpers.tools import TOOLS, WRITES, format_result, run_tool
+from elm_helpers.tool_calls import ToolCall, format_tool_call
+from elm_helpers.tools import TOOLS, WRITES, check_arguments, format_result, run_tool
 
 import uvicorn
 from mcp.server import MCPServer
@@ -50,10 +50,7 @@ class Desk:
     def run(self, name: str, arguments: dict) -> str:
         """Run one call and return its result as the JSON text that the model was trained on."""
         call = ToolCall(name, arguments)
-        try:
-            text = format_tool_call(call)
-        except ToolCallError:
-            text = None  # run_tool says what is wrong
+        text = None if check_arguments(name, arguments) else format_tool_call(call)
         with self.lock:
             session = replace(self.session, confirmed=text if text in self.agreed else None)
             self.agreed.discard(text)
@@ -117,20 +114,6 @@ class Gateway:
     stop: Callable[[], None]
 
 
-def watch_engine(engine: "Engine", exchanges: list) -> "Engine":
-    """Return the engine, which from now on notes the messages that it reads and the completion that it writes.
-
-    Shown in ``notebooks/08_connect_frameworks.ipynb``.
-    """
-
-    def complete(messages, **options):
-        done = engine.complete(messages, **options)
-        exchanges.append((list(messages), done))
-        return done
-
-    return replace(engine, complete=complete)
-
-
 def open_gateway(engine: "Engine", key: str) -> Gateway:
     """Serve an engine on a free port of this machine, in a thread, and note what passes through.
 
@@ -141,7 +124,13 @@ def open_gateway(engine: "Engine", key: str) -> Gateway:
     Shown in ``notebooks/08_connect_frameworks.ipynb``.
     """
     bodies, exchanges = [], []
-    app = build_app(watch_engine(engine, exchanges), key)
+
+    def complete(messages, **options):
+        done = engine.complete(messages, **options)
+        exchanges.append((messages, done))
+        return done
+
+    app = build_app(replace(engine, complete=complete), key)
 
     @app.middleware("http")
     async def note(request, call_next):

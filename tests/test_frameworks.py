@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from elm_helpers.agent import ROUNDS, Conversation, run_turn
 from elm_helpers.careful import restrain
 from elm_helpers.chat import encode_prompt
-from elm_helpers.engines import Completion, Engine
-from elm_helpers.frameworks import Desk, bind_tools, build_mcp_server, main, open_gateway, watch_engine
+from elm_helpers.engines import Completion, Engine, connect_url
+from elm_helpers.frameworks import Desk, bind_tools, build_mcp_server, main, open_gateway
 from elm_helpers.paths import ROOT
 from elm_helpers.prompts import build_system
 from elm_helpers.signatures import read_parameters
@@ -187,6 +187,15 @@ def talk(name: str, gateway, desk, *questions: str) -> list[str]:
     return run_async(run())
 
 
+def read_own_prompts(gateway, script, desk, lines, questions) -> list[list[dict]]:
+    """Return the messages that the custom loop sends."""
+    before, script.lines, conversation = len(gateway.exchanges), lines, Conversation()
+    engine = connect_url(gateway.url, "elm", gateway.key)
+    for question in questions:
+        conversation, _ = run_turn(engine, desk.session, conversation, question)
+    return [messages for messages, _ in gateway.exchanges[before:]]
+
+
 @every_framework
 def test_a_framework_runs_the_tool_and_answers(name, gateway, script, desk):
     script.lines = (SEARCH, "Here is what I found.")
@@ -206,24 +215,20 @@ def test_a_framework_sends_the_model_the_same_messages_as_the_custom_loop(name, 
         "Shall I go ahead?",
     )
     questions = ("Find wireless headphones under $100", "Thanks", "I want to send an order back")
-    own, conversation = [], Conversation()
-    engine = watch_engine(Engine("script", Script(lines).complete), own)
-    for question in questions:
-        conversation, _ = run_turn(engine, desk.session, conversation, question)
+    own = read_own_prompts(gateway, script, desk, lines, questions)
     before, script.lines = len(gateway.exchanges), lines
     talk(name, gateway, desk, *questions)
     sent = [messages for messages, _ in gateway.exchanges[before:]]
-    assert len(sent) == len(lines) and sent == [messages for messages, _ in own]
+    assert len(sent) == len(lines) and sent == own
 
 
 def test_a_price_limit_is_the_one_thing_that_the_custom_loop_words_itself(gateway, script, desk):
     """It enforces the customer's number, 100.0; a framework echoes the model's, 100."""
-    own, lines = [], (SEARCH, "Here is what I found.")
-    engine, text = watch_engine(Engine("script", Script(lines).complete), own), "Find wireless headphones under $100"
-    run_turn(engine, desk.session, Conversation(), text)
+    lines, text = (SEARCH, "Here is what I found."), "Find wireless headphones under $100"
+    ours = read_own_prompts(gateway, script, desk, lines, [text])[-1]
     script.lines = lines
     talk("langchain", gateway, desk, text)
-    ours, theirs = own[-1][0], gateway.exchanges[-1][0]
+    theirs = gateway.exchanges[-1][0]
     assert [a["content"] for a, b in zip(ours, theirs, strict=True) if a != b] == [SEARCH.replace("100", "100.0")]
     assert theirs[2]["content"] == SEARCH
 
@@ -497,11 +502,11 @@ def test_no_framework_talks_to_anybody_but_the_gateway():
 
 
 def test_with_the_real_model_every_framework_sends_the_custom_loops_tokens(engine, smol, desk):
-    own, question = [], f"Where is my order {find_own(desk)}?"
-    run_turn(watch_engine(restrain(engine), own), desk.session, Conversation(), question)
-    ours = [encode_prompt(smol, messages) for messages, _ in own[:2]]  # a third one would be an answer asked for again
+    question, gateway = f"Where is my order {find_own(desk)}?", open_gateway(restrain(engine), "secret")
+    run_turn(connect_url(gateway.url, "elm", "secret"), desk.session, Conversation(), question)
+    own = gateway.exchanges[:2]  # a third one would be an answer asked for again
+    ours = [encode_prompt(smol, messages) for messages, _ in own]
     assert len(ours) == 2 and len(ours[0]) < len(ours[1])
-    gateway = open_gateway(restrain(engine), "secret")
     for name in FRAMEWORKS:
         before = len(gateway.exchanges)
         (answer,) = talk(name, gateway, desk, question)
