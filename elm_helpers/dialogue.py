@@ -77,8 +77,9 @@ class Dialogue:
         self._add("assistant", fill(text, slots, reply.id)[0], reply)
 
     def follow(self, kind: str, slots: dict[str, str] | None = None) -> dict:
-        """Let the customer go on with a wording of answers.follow and return what its slots hold."""
-        phrase = pick(self.world.book.wordings.get(f"answers.follow.{kind}"), self.rng)
+        """Let the customer go on with a wording of answers.follow, or a tool's own, and return what its slots hold."""
+        known = self.world.book.wordings
+        phrase = pick(known.get(f"answers.follow.{kind}") or known.get(f"answers.{kind}"), self.rng)
         slots = slots or {}
         lower = self.rng.random() < 0.3 and "order_id" not in slots
         slots = {name: value.lower() for name, value in slots.items()} if lower else slots

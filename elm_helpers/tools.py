@@ -1,4 +1,4 @@
-"""The shop's eight tools, each declared once, as a typed function; schema, prompt and checks derive from that."""
+"""The shop's tools, each declared once, as a typed function; schema, prompt and checks derive from that."""
 
 import json
 import sqlite3
