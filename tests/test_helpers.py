@@ -17,8 +17,8 @@ ORDER = [
     "fetch",
     *("phrasebook", "messages", "answers", "world", "strangers", "rows", "dialogue", "conversations", "chat_rows"),
     *("generate", "grounding", "metrics", "stated", "grammar", "sheets", "cases", "judge"),
-    *("base_model", "chat", "budget", "batches", "devices", "trainer", "training", "export", "engines", "careful"),
-    *("rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "hub", "faults", "plots"),
+    *("base_model", "chat", "budget", "scale", "batches", "devices", "trainer", "training", "export", "engines"),
+    *("careful", "rules", "evaluate", "compare", "general", "agent", "scenarios", "serve", "hub", "faults", "plots"),
     *("board_plots", "live", "memory_plot", "widgets", "frameworks", "course", "reference"),
     *("commands", "cli"),
 ]
