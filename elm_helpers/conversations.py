@@ -79,8 +79,8 @@ def _ask_then_call(world: World, index: int, rng: random.Random) -> Dialogue:
     order, item = pick([o for o in world.orders if o.returnable], rng), pick(list(world.items.values()), rng)
     dialogue = Dialogue(world, rng, order.customer_id if tool in WRITES else None)
     dialogue.talk(intent=intent.intent)
-    slots = draw_slots(world, "{" + slot + "}", rng, item, order, world.book.requests[tool].values)
-    arguments = dialogue.follow(GIVEN.get(slot, f"{tool}.given"), {name: value.value for name, value in slots.items()})
+    drawn = draw_slots(world, "{" + slot + "}", rng, item, order, world.book.requests[tool].values)
+    arguments = dialogue.follow(GIVEN.get(slot, f"{tool}.given"), {name: str(one.value) for name, one in drawn.items()})
     dialogue.settle(tool, arguments, item)
     return dialogue
 
@@ -222,7 +222,7 @@ def build_conversation(world: World, index: int, rng: random.Random) -> dict:
     """
     turn = index // 20
     last = ("ask_then_call", _ask_then_call) if turn % 2 else ("empty", _find_nothing)
-    returns = ("return", lambda *drawn: _run_one(*drawn, "initiate_return"))
+    returns = ("return", lambda world, index, rng: _run_one(world, index, rng, "initiate_return"))
     more = (("call", _run_one), ("two_tools", _ask_two_things), ("hostile", _ignore_an_instruction))[turn % 3]
     wrong = ("error", _meet_an_error) if turn // 2 % 2 else ("recover", _recover)
     plan = [("ask_back", _talk)] * 5 + [("no_call", _talk)] * 8 + [("call", _run_one), more, returns]

@@ -34,7 +34,8 @@ class Dialogue:
         self.turns: list[tuple[str, str]] = []
         self.phrasings: list[str] = []
         self.templates: list[str] = []
-        self.register, self.tool, self.said = "plain", None, ""
+        self.register, self.said = "plain", ""
+        self.tool: str | None = None
         self.conn = world.conn
 
     def _add(self, role: str, text: str, phrase: Phrase | None = None) -> None:
@@ -155,7 +156,7 @@ class Dialogue:
     def finish(self, kind: str) -> dict:
         """Return the row's turns and meta."""
         products = sorted(item.id for name, item in self.world.items.items() if name in self.said)
-        meta = {"template": "+".join(self.templates or self.phrasings), "products": products}
+        meta: dict = {"template": "+".join(self.templates or self.phrasings), "products": products}
         meta |= {"phrasing": "+".join(self.phrasings), "signed_in": self.customer_id is not None}
         meta |= {
             "tool": None if kind in ("no_call", "ask_back") else self.tool,

@@ -74,13 +74,8 @@ def plot_reach(
         tokens: Tokens of a batch, ascending.
         cards: Name of a card -> its bytes.
 
-    Raises:
-        ValueError: There is nothing to plot.
-
     Shown in ``notebooks/09_scale_up.ipynb``.
     """
-    if not peaks or not tokens:
-        raise ValueError("no peaks to plot")
     name, limit = max(cards.items(), key=lambda pair: pair[1])
     fitting = {way: sum(curve[0] < limit for curve in models.values()) for way, models in peaks.items()}
     shown = ", ".join(f"{count} with {way}" for way, count in fitting.items())

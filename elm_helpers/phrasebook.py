@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from elm_helpers.paths import TEMPLATES
 
@@ -71,7 +72,7 @@ class _Text(str):
     line = 1
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads YAML into plain values, but strings know their line."""
 
     def construct_text(self, node: yaml.ScalarNode) -> _Text:
@@ -83,7 +84,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 
 
-def _fail(path: Path, at: object, message: str) -> None:
+def _fail(path: Path, at: object, message: str) -> NoReturn:
     raise PhrasebookError(f"{path.name}:{getattr(at, 'line', 1)}: {message}")
 
 
@@ -110,8 +111,8 @@ def _check_text(path: Path, text: object, slots: set[str] | None) -> str:
         _fail(path, text, f"found {text!r}, a non-empty text is right (quote yes, no and numbers)")
     if re.search(r"[\[\]{}]", SLOT.sub("", BRACKETS.sub("", text))):
         _fail(path, text, f"brackets in {str(text)!r} are nested or do not close; [a|b] and {{slot}} are right")
-    for slot in SLOT.findall(text) if slots is not None else ():
-        if slot not in slots:
+    for slot in SLOT.findall(text):
+        if slots is not None and slot not in slots:
             _fail(path, text, f"unknown slot {{{slot}}} in {str(text)!r}, known are {', '.join(sorted(slots))}")
     return str(text)
 

@@ -76,8 +76,8 @@ def find_speed(card: str, method: str) -> Speed:
     other, same = {"QLoRA": "LoRA", "LoRA": "QLoRA"}[method], published[REFERENCE, method].tokens_per_second
     if (card, other) in published:
         ratio = same / published[REFERENCE, other].tokens_per_second
-        value = published[card, other].tokens_per_second * ratio
-        return Speed(round(value), f"{card} {other} x {ratio:.2f}, as on the {REFERENCE}")
+        how = f"{card} {other} x {ratio:.2f}, as on the {REFERENCE}"
+        return Speed(round(published[card, other].tokens_per_second * ratio), how)
     ratio = cards[card].peak / cards[REFERENCE].peak
     how = f"{REFERENCE} {method} x {cards[card].peak / 1e12:g} / {cards[REFERENCE].peak / 1e12:g} TFLOPS"
     return Speed(float(round(same * ratio)), how)

@@ -86,5 +86,3 @@ def test_the_plots_title_counts_the_models_that_fit_the_largest_card():
     assert figure.get_suptitle() == "Of 2 models, one A100 holds 2 with QLoRA, 1 with all weights"
     assert [axis.get_title(loc="left") for axis in figure.axes] == ["QLoRA", "all weights"]
     assert [len(axis.lines) for axis in figure.axes] == [4, 4]
-    with pytest.raises(ValueError, match="no peaks"):
-        plot_reach({}, [1024], {"T4": 16e9})
