@@ -109,7 +109,7 @@ def get_discount_eligibility(session: Session, promo_code: str | None = None, cu
     query = "SELECT count(*) FROM orders WHERE customer_id = ? AND status != 'cancelled'"
     orders = session.store.execute(query, (own_id,)).fetchone()[0]
     code = None if promo_code is None else promo_code.strip()
-    found = {"tier": tier, "eligible": [], "not_eligible": []}
+    found: dict = {"tier": tier, "eligible": [], "not_eligible": []}
     query = "SELECT * FROM promotions WHERE ? IS NULL OR code = ? ORDER BY ends, code"
     for row in session.store.execute(query, (code, code)).fetchall():
         if why := _find_obstacle(row, tier, orders, str(read_today(session))):

@@ -153,6 +153,10 @@ def _describe_one(name: str, result: dict) -> tuple[str, dict]:
     if name == "initiate_return":
         slots = result | {"refund": say_money(result["refund"]), "items": join_words(result["items"])}
         return ("ask" if result["status"] == "needs_confirmation" else "done"), slots
+    if name != "calculate_shipping":  # a tool whose results need no code: their fields are the slots
+        slots = {key: join_words(value) if isinstance(value, list) else value for key, value in result.items()}
+        case = "ask" if result.get("status") == "needs_confirmation" else "none" if [] in result.values() else "done"
+        return case, slots
     days = f"{result['days']} working day{'s' * (result['days'] != '1')}"
     slots = result | {"cost": say_money(result["cost"]), "days": days, "Method": result["method"].capitalize()}
     return ("paid" if result["cost"] else "free"), slots

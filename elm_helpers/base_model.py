@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from elm_helpers.paths import OUTPUTS
 
@@ -90,7 +91,7 @@ def write_converted(gguf: Path, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     beside = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     try:
-        model = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        model: Any = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
         splits = tokenizer.backend_tokenizer  # SmolLM2 sets each digit apart first; reading a GGUF loses that step
         splits.pre_tokenizer = Sequence([Digits(individual_digits=True), splits.pre_tokenizer])

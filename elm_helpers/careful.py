@@ -12,13 +12,11 @@ from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import TOOLS
 
 # Words that point at something without naming it.
-POINTERS = (
-    "it its this that these those they them one ones any some something anything thing stuff item product article"
-)
-POINTERS += " order parcel package purchase here there home house place address door me my mine us our we i you your"
-POINTERS += " the a an in to of at for is are be do does have has other another similar such"
-POINTERS += " lol haha um uh pls please thanks"
-POINTERS = frozenset(POINTERS.split())
+WORDS = "it its this that these those they them one ones any some something anything thing stuff item product article"
+WORDS += " order parcel package purchase here there home house place address door me my mine us our we i you your"
+WORDS += " the a an in to of at for is are be do does have has other another similar such"
+WORDS += " lol haha um uh pls please thanks"
+POINTERS = frozenset(WORDS.split())
 
 
 def find_missing(call: ToolCall, guest: bool = False) -> list[str]:

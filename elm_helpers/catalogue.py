@@ -4,6 +4,7 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from elm_helpers.paths import TEMPLATES
 
@@ -27,9 +28,13 @@ VALUES = {
     "1 to 5 stars": "[1-5]",
     "one of the 18 categories": "|".join(CATEGORIES),
 }
-PRODUCT = {"name": "text without double quotes", "brand": "text without double quotes", "description": "text"}
+PRODUCT: dict[str, Any] = {
+    "name": "text without double quotes",
+    "brand": "text without double quotes",
+    "description": "text",
+}
 PRODUCT |= {"price": "US dollars such as 89.00", "specs": {"*": "text"}}
-KIND = {"kind": "text", "also?": ["text"], "variants?": {"*": ["text"]}, "products": [PRODUCT]}
+KIND: dict[str, Any] = {"kind": "text", "also?": ["text"], "variants?": {"*": ["text"]}, "products": [PRODUCT]}
 KIND |= {"reviews": [["1 to 5 stars", "text"]]}
 FILE = {"category": "one of the 18 categories", "kinds": [KIND], "titles?": ["text"]}
 
@@ -147,7 +152,7 @@ def _read_file(path: Path) -> dict:
     return _read_node(node, FILE, path.name, "file")
 
 
-def _read_node(node: yaml.Node, shape: str | list | dict, file: str, field: str) -> str | list | dict:
+def _read_node(node: yaml.Node, shape: str | list | dict, file: str, field: str) -> Any:
     """Return the node's plain value; a scalar stays the text it was written as: `yes`, `1.10`, `12:30`."""
     where = f"{file}, line {node.start_mark.line + 1}, {field}"
     if isinstance(shape, str):

@@ -78,7 +78,7 @@ def _render(tokenizer, safe: list[dict], add_generation_prompt: bool = False) ->
     )
 
 
-def encode(tokenizer, messages: list[dict], *, add_generation_prompt: bool = False) -> Encoded:
+def encode(tokenizer, messages: Sequence[Mapping], *, add_generation_prompt: bool = False) -> Encoded:
     """Return ids and loss mask: 1 on what the assistant writes and on its end token, 0 everywhere else.
 
     The template's text is cut where the model starts and stops writing, and each piece is tokenised by itself: those

@@ -22,7 +22,8 @@ ALIASES = {  # what a column or key may be called, without case and signs
 }
 CUSTOMER = "user customer client visitor enduser requester contact lead buyer human guest shopper inbound incoming"
 AGENT = "assistant agent admin support operator staff bot rep representative team teammate employee outbound outgoing"
-ROLES = dict.fromkeys(CUSTOMER.split(), "user") | dict.fromkeys(AGENT.split(), "assistant")
+ROLES: dict[str, str | None] = dict.fromkeys(CUSTOMER.split(), "user")
+ROLES |= dict.fromkeys(AGENT.split(), "assistant")
 ROLES |= dict.fromkeys(("system", "tool", "function", "note", "internal", "privatenote", "event"))
 HTML = re.compile(r"</?(?:p|br|div|span|a|b|i|strong|em|ul|ol|li|img|table|html|body|h\d|blockquote)\b[^<>]*>", re.I)
 MARK = re.compile(r"<(?=[\s/]*[a-z_|<])|\[(?=/?INST\])", re.IGNORECASE)  # how special tokens and tool calls begin
@@ -176,7 +177,7 @@ def _read_message(record: dict, author: object, text: object, is_private: bool =
     return Message(str(author), role, _clean(text or ""), _read_time(_get(record, "time")), names)
 
 
-def _read_time(value: object) -> float | None:
+def _read_time(value) -> float | None:
     try:
         return float(value)
     except (TypeError, ValueError):
@@ -239,7 +240,7 @@ FORMATS = {"chat-generic": _read_generic, "chat-zendesk": _read_zendesk, "chat-i
 def _build(key: str, messages: list[Message]) -> Conversation:
     """Order, tell the two sides apart, join what one side wrote in a row, and trim to question … answer."""
     if all(message.time is not None for message in messages):
-        messages = sorted(messages, key=lambda message: message.time)
+        messages = sorted(messages, key=lambda message: message.time or 0.0)
     roles, turns = _name_sides(messages), []
     for message in messages:
         role = message.role or roles.get(message.author)

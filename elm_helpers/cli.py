@@ -2,6 +2,7 @@
 
 import argparse
 import sys
+from collections.abc import Callable
 
 from elm_helpers import commands
 from elm_helpers.commands import STORE
@@ -13,7 +14,7 @@ MODEL = {"help": "folder of the adapter (default: the one that you trained, else
 ENGINE = {"default": "auto", "help": "llama.cpp, transformers, or a URL that ends in /v1 (default: llama.cpp)"}
 TRAIN = {"default": str(PROCESSED / "ecommerce_train.json"), "help": "training rows, JSON Lines"}
 HELD_OUT = {"default": str(PROCESSED / "ecommerce_eval.json"), "help": "held-out rows, JSON Lines"}
-COMMANDS = {  # function -> its options, as `add_argument` takes them
+COMMANDS: dict[Callable, dict[str, dict]] = {  # function -> its options, as `add_argument` takes them
     commands.run_generate: {
         "--rows": NUMBER | {"default": 4000, "help": "training rows"},
         "--eval-rows": NUMBER | {"default": 1000, "help": "evaluation rows"},
@@ -99,7 +100,7 @@ def build_parser() -> argparse.ArgumentParser:
     subparsers = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
     for run, options in COMMANDS.items():
         name = run.__name__.removeprefix("run_")
-        first = run.__doc__.splitlines()[0]
+        first = (run.__doc__ or "").splitlines()[0]
         command = subparsers.add_parser(name, help=first, description=first)
         command.set_defaults(run=run)
         for option, settings in options.items():

@@ -7,25 +7,19 @@ from dataclasses import replace
 
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result
 from elm_helpers.dialogue import FOREIGN, Dialogue, mark_one
+from elm_helpers.signatures import read_parameters
 from elm_helpers.strangers import invent_name, invent_query
-from elm_helpers.tools import TOOLS
+from elm_helpers.tools import TOOLS, WRITES
 from elm_helpers.world import Item, World, draw_slots, pick
 
 MOST_CHARACTERS = 1700  # at most about 700 tokens; `profiles` keeps 768 of a row
-OWN = ("get_customer_orders", "initiate_return")  # tools that need a signed-in customer
+# Tools that need a signed-in customer.
+OWN = tuple(name for name, tool in TOOLS.items() if "order_id" in {one.name for one in read_parameters(tool)})
 PICKS = {"pick_info": "get_product_info", "pick_stock": "get_inventory", "pick_similar": "get_similar_products"}
 ABOUT_IT = {"it_info": "get_product_info", "it_stock": "get_inventory", "it_similar": "get_similar_products"}
 ABOUT_IT |= {"it_shipping": "calculate_shipping"}
-# What an ask-back waits for: the intent, how the customer then gives it, and the tool that runs.
-ASKED = {
-    "return_without_order_number": ("order", "{order_id}", "initiate_return"),
-    "guest_order_without_number": ("order", "{order_id}", "get_customer_orders"),
-    "shipping_without_destination": ("place", "{destination}", "calculate_shipping"),
-    "stock_without_product": ("product", "{product}", "get_inventory"),
-    "info_without_product": ("product", "{product}", "get_product_info"),
-    "similar_without_product": ("product", "{product}", "get_similar_products"),
-    "search_without_thing": ("thing", "{query}", "search_products"),
-}
+# How a customer gives what was missing, under follow.* in answers.yaml; for another slot, under `given` of the tool.
+GIVEN = {"order_id": "order", "destination": "place", "product": "product", "query": "thing"}
 
 
 def _ask(
@@ -80,13 +74,13 @@ def _ask_twice(world: World, index: int, rng: random.Random) -> Dialogue:
 
 def _ask_then_call(world: World, index: int, rng: random.Random) -> Dialogue:
     """A request that lacks something, ELM's question, the customer's answer, and then the call."""
-    intent = pick([intent.intent for intent in world.book.intents if intent.intent in ASKED], rng)
-    given, slot, tool = ASKED[intent]
+    intent = pick([intent for intent in world.book.intents if intent.then], rng)
+    tool, slot = intent.then
     order, item = pick([o for o in world.orders if o.returnable], rng), pick(list(world.items.values()), rng)
-    dialogue = Dialogue(world, rng, order.customer_id if tool == "initiate_return" else None)
-    dialogue.talk(intent=intent)
-    slots = draw_slots(world, slot, rng, item, order, world.book.requests[tool].values)
-    arguments = dialogue.follow(given, {name: value.value for name, value in slots.items()})
+    dialogue = Dialogue(world, rng, order.customer_id if tool in WRITES else None)
+    dialogue.talk(intent=intent.intent)
+    drawn = draw_slots(world, "{" + slot + "}", rng, item, order, world.book.requests[tool].values)
+    arguments = dialogue.follow(GIVEN.get(slot, f"{tool}.given"), {name: str(one.value) for name, one in drawn.items()})
     dialogue.settle(tool, arguments, item)
     return dialogue
 
@@ -228,7 +222,7 @@ def build_conversation(world: World, index: int, rng: random.Random) -> dict:
     """
     turn = index // 20
     last = ("ask_then_call", _ask_then_call) if turn % 2 else ("empty", _find_nothing)
-    returns = ("return", lambda *drawn: _run_one(*drawn, "initiate_return"))
+    returns = ("return", lambda world, index, rng: _run_one(world, index, rng, "initiate_return"))
     more = (("call", _run_one), ("two_tools", _ask_two_things), ("hostile", _ignore_an_instruction))[turn % 3]
     wrong = ("error", _meet_an_error) if turn // 2 % 2 else ("recover", _recover)
     plan = [("ask_back", _talk)] * 5 + [("no_call", _talk)] * 8 + [("call", _run_one), more, returns]

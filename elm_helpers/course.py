@@ -30,7 +30,7 @@ def run_notebooks(keep: bool = False) -> None:
     for path in LESSONS:
         book = nbformat.read(path, as_version=4)
         cells = sum(cell.cell_type == "code" for cell in book.cells)
-        stated = re.search(r"^\| (\d+ min) ", book.cells[0].source, re.MULTILINE)[1]
+        stated = re.findall(r"^\| (\d+ min) ", book.cells[0].source, re.MULTILINE)[0]
         print(f"{path.stem}: {cells} cells, about {stated}", end="", flush=True)
         begun = time.perf_counter()
         place = {"metadata": {"path": str(path.parent)}}

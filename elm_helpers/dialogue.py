@@ -34,7 +34,8 @@ class Dialogue:
         self.turns: list[tuple[str, str]] = []
         self.phrasings: list[str] = []
         self.templates: list[str] = []
-        self.register, self.tool, self.said = "plain", None, ""
+        self.register, self.said = "plain", ""
+        self.tool: str | None = None
         self.conn = world.conn
 
     def _add(self, role: str, text: str, phrase: Phrase | None = None) -> None:
@@ -77,8 +78,9 @@ class Dialogue:
         self._add("assistant", fill(text, slots, reply.id)[0], reply)
 
     def follow(self, kind: str, slots: dict[str, str] | None = None) -> dict:
-        """Let the customer go on with a wording of answers.follow and return what its slots hold."""
-        phrase = pick(self.world.book.wordings.get(f"answers.follow.{kind}"), self.rng)
+        """Let the customer go on with a wording of answers.follow, or a tool's own, and return what its slots hold."""
+        known = self.world.book.wordings
+        phrase = pick(known.get(f"answers.follow.{kind}") or known.get(f"answers.{kind}"), self.rng)
         slots = slots or {}
         lower = self.rng.random() < 0.3 and "order_id" not in slots
         slots = {name: value.lower() for name, value in slots.items()} if lower else slots
@@ -154,7 +156,7 @@ class Dialogue:
     def finish(self, kind: str) -> dict:
         """Return the row's turns and meta."""
         products = sorted(item.id for name, item in self.world.items.items() if name in self.said)
-        meta = {"template": "+".join(self.templates or self.phrasings), "products": products}
+        meta: dict = {"template": "+".join(self.templates or self.phrasings), "products": products}
         meta |= {"phrasing": "+".join(self.phrasings), "signed_in": self.customer_id is not None}
         meta |= {
             "tool": None if kind in ("no_call", "ask_back") else self.tool,

@@ -204,7 +204,7 @@ def build_streamer(tokenizer, take: Callable[[str], None]):
     from transformers import TextStreamer
 
     streamer = TextStreamer(tokenizer, skip_prompt=True, skip_special_tokens=True)
-    streamer.on_finalized_text = lambda text, stream_end=False: take(text)
+    streamer.on_finalized_text = lambda text, stream_end=False: take(text)  # type: ignore[method-assign]
     return streamer
 
 

@@ -147,9 +147,11 @@ def _read_price(fields: dict) -> float | None:
 def _read_stock(part: Record) -> dict[str, int | None]:
     """Return units by location; blank, untracked and "parent" are unknown, oversold is 0."""
     fields, stock = part.fields, {}
-    item = fields.get("inventoryitem") if isinstance(fields.get("inventoryitem"), dict) else {}
+    found = fields.get("inventoryitem")
+    item = found if isinstance(found, dict) else {}
     for level in list_nodes(item.get("inventorylevels")):
-        place = level.get("location") if isinstance(level.get("location"), dict) else {}
+        found = level.get("location")
+        place = found if isinstance(found, dict) else {}
         counts = {
             str(count.get("name")): read_count(count, "quantity") for count in list_nodes(level.get("quantities"))
         }

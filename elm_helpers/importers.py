@@ -3,9 +3,10 @@
 import json
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from elm_helpers import chat_logs, writers
 from elm_helpers.fields import RowError, read_names
@@ -259,7 +260,7 @@ def _write_chats(conn: sqlite3.Connection, form: str, records: list[Record], red
     return chat_logs.write_conversations(conn, found, redactor)
 
 
-def _build_all(units: list[Unit], build: Callable, rejected: Rejected) -> Iterator[tuple[Unit, object]]:
+def _build_all(units: list[Unit], build: Callable, rejected: Rejected) -> Iterator[tuple[Unit, Any]]:
     """Yield what can be built; the rows of the rest are rejected, each with its reason."""
     for unit in units:
         told = len(rejected)
@@ -269,6 +270,6 @@ def _build_all(units: list[Unit], build: Callable, rejected: Rejected) -> Iterat
             _reject(unit, error, rejected, rejected[told:])
 
 
-def _reject(unit: Unit, error: RowError, rejected: Rejected, told: Rejected = ()) -> None:
+def _reject(unit: Unit, error: RowError, rejected: Rejected, told: Iterable[tuple[Record, str]] = ()) -> None:
     lines = {row.line for row, _ in told}
     rejected += [(row, str(error)) for row in unit.rows if row.line not in lines]

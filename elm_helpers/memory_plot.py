@@ -1,6 +1,6 @@
-"""Memory, part by part, as stacked bars: predicted, and beside it what was measured."""
+"""Memory as bars, part by part, predicted and measured; and as curves, by the length of a batch."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 
 from elm_helpers.budget import Budget
@@ -61,4 +61,39 @@ def plot_budgets(
         axis.margins(x=0.1)
         axis.set_title(title, pad=40)
         axis.legend(ncols=5, loc="lower left", bbox_to_anchor=(0, 1), fontsize=8, borderaxespad=0.2)
+    return figure
+
+
+def plot_reach(
+    peaks: Mapping[str, Mapping[str, Sequence[float]]], tokens: Sequence[int], cards: Mapping[str, float]
+) -> Figure:
+    """Plot predicted peaks against the tokens of a batch, a panel a method, a curve a model; cards are lines across.
+
+    Args:
+        peaks: Method -> model -> bytes for each number of tokens.
+        tokens: Tokens of a batch, ascending.
+        cards: Name of a card -> its bytes.
+
+    Shown in ``notebooks/09_scale_up.ipynb``.
+    """
+    name, limit = max(cards.items(), key=lambda pair: pair[1])
+    fitting = {way: sum(curve[0] < limit for curve in models.values()) for way, models in peaks.items()}
+    shown = ", ".join(f"{count} with {way}" for way, count in fitting.items())
+    sizes = [size / 1e9 for models in peaks.values() for curve in models.values() for size in curve]
+    with open_figure(len(peaks), height=4.2) as (figure, axes):
+        for axis, (way, models) in zip(axes, peaks.items(), strict=True):
+            for at, (model, curve) in enumerate(models.items()):
+                axis.plot(tokens, [size / 1e9 for size in curve], color=COLOURS[at], marker="os^Dv*"[at], label=model)
+            for card, size in cards.items():
+                axis.axhline(size / 1e9, color="#777777", linestyle="--", linewidth=0.8)
+                axis.annotate(card, (tokens[0], size / 1e9), fontsize=8, va="bottom")
+            axis.set(xscale="log", yscale="log", ylim=(min(sizes) * 0.8, max(sizes) * 1.3), title=way)
+            axis.set_xlabel("tokens in a batch")
+            axis.set_xticks(tokens, [f"{n // 1024}k" for n in tokens])
+            axis.minorticks_off()
+            axis.yaxis.set_major_formatter("{x:g}")
+        axes[0].set_ylabel("memory at the peak (GB)")
+        axes[-1].legend(fontsize=8, loc="lower right")
+        models = len(next(iter(peaks.values())))
+        figure.suptitle(f"Of {models} models, one {name} holds {shown}", x=0.01, ha="left", fontsize=11)
     return figure

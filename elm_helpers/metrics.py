@@ -88,7 +88,8 @@ def measure_quantile(values: Sequence[float], share: float) -> Metric:
     ordered, n = sorted(values), len(values)
     half = 1.96 * sqrt(n * share * (1 - share))
     ranks = (ceil(n * share), ceil(n * share - half), ceil(n * share + half) + 1)
-    return Metric(*(round(ordered[min(max(rank, 1), n) - 1], 4) for rank in ranks), n)
+    value, low, high = (round(ordered[min(max(rank, 1), n) - 1], 4) for rank in ranks)
+    return Metric(value, low, high, n)
 
 
 def read_calls(text: str) -> list[ToolCall] | None:

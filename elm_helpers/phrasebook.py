@@ -5,6 +5,7 @@ import re
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
+from typing import NoReturn
 
 from elm_helpers.paths import TEMPLATES
 
@@ -43,13 +44,17 @@ class Requests:
 
 @dataclass(frozen=True)
 class Intent:
-    """Requests that no tool answers (`no_call`) or that lack something (`ask_back`), and what to reply."""
+    """Requests that no tool answers (`no_call`) or that lack something (`ask_back`), and what to reply.
+
+    `then` is the tool that runs once the customer has answered, and the slot of what was missing; nothing if none does.
+    """
 
     intent: str
     kind: str
     signed_in: str
     asks: tuple[Phrase, ...]
     replies: tuple[Phrase, ...]
+    then: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -67,7 +72,7 @@ class _Text(str):
     line = 1
 
 
-class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
+class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
     """Reads YAML into plain values, but strings know their line."""
 
     def construct_text(self, node: yaml.ScalarNode) -> _Text:
@@ -79,7 +84,7 @@ class _Loader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):
 _Loader.add_constructor("tag:yaml.org,2002:str", _Loader.construct_text)
 
 
-def _fail(path: Path, at: object, message: str) -> None:
+def _fail(path: Path, at: object, message: str) -> NoReturn:
     raise PhrasebookError(f"{path.name}:{getattr(at, 'line', 1)}: {message}")
 
 
@@ -106,8 +111,8 @@ def _check_text(path: Path, text: object, slots: set[str] | None) -> str:
         _fail(path, text, f"found {text!r}, a non-empty text is right (quote yes, no and numbers)")
     if re.search(r"[\[\]{}]", SLOT.sub("", BRACKETS.sub("", text))):
         _fail(path, text, f"brackets in {str(text)!r} are nested or do not close; [a|b] and {{slot}} are right")
-    for slot in SLOT.findall(text) if slots is not None else ():
-        if slot not in slots:
+    for slot in SLOT.findall(text):
+        if slots is not None and slot not in slots:
             _fail(path, text, f"unknown slot {{{slot}}} in {str(text)!r}, known are {', '.join(sorted(slots))}")
     return str(text)
 
@@ -128,22 +133,29 @@ def _read_phrases(path: Path, group: str, items: object, slots: set[str] | None 
     return tuple(phrases.values())
 
 
-def _read_requests(path: Path) -> tuple[str, Requests]:
-    data = _read_yaml(path, frozenset({"tool", "phrases"}), frozenset({"macros", "values"}))
+def _read_requests(path: Path) -> tuple[str, Requests, list[Intent], dict[str, tuple[Phrase, ...]]]:
+    """Return a tool, what customers say to reach it, and the intents and answers that its file may hold as well."""
+    optional = frozenset({"macros", "values", "answers", "intents"})
+    data = _read_yaml(path, frozenset({"tool", "phrases"}), optional)
     tool, values, macros = str(data["tool"]), {}, data.get("macros") or {}
     for slot, listed in (data.get("values") or {}).items():
         pairs = listed.items() if isinstance(listed, dict) else ((text, text) for text in listed)
         values[str(slot)] = {_check_text(path, text, set()): str(value) for text, value in pairs}
     slots = SLOTS | set(values) | set(macros)
     phrases = _read_phrases(path, tool, data["phrases"], slots)
-    return tool, Requests(
-        phrases, {str(k): tuple(_check_text(path, t, slots) for t in v) for k, v in macros.items()}, values
-    )
+    macros = {str(k): tuple(_check_text(path, t, slots) for t in v) for k, v in macros.items()}
+    answers = _flatten(path, f"answers.{tool}", data.get("answers") or {})
+    intents = _build_intents(path, data.get("intents") or [])
+    return tool, Requests(phrases, macros, values), intents, answers
 
 
 def _read_intents(path: Path) -> list[Intent]:
-    intents, keys = [], {"intent", "kind", "signed_in", "asks", "replies"}
-    for item in _read_yaml(path, frozenset({"intents"}))["intents"]:
+    return _build_intents(path, _read_yaml(path, frozenset({"intents"}))["intents"])
+
+
+def _build_intents(path: Path, items: list) -> list[Intent]:
+    intents, keys = [], {"intent", "kind", "signed_in", "asks", "replies", "then"}
+    for item in items:
         name = item.get("intent") if isinstance(item, dict) else None
         if not isinstance(name, str) or set(item) - keys or {"asks", "replies", "kind"} - set(item):
             _fail(path, name, f"intent {name!r} is {item!r:.80}; its keys are {', '.join(sorted(keys))}")
@@ -151,8 +163,12 @@ def _read_intents(path: Path) -> list[Intent]:
         signed_in = {True: "yes", False: "no"}.get(signed_in, signed_in)  # YAML reads a bare yes as True
         if item["kind"] not in ("no_call", "ask_back") or signed_in not in ("any", "yes", "no"):
             _fail(path, name, f"intent {name!r}: kind is no_call or ask_back, signed_in is any, yes or no")
+        then = item.get("then") or {}
+        if not isinstance(then, dict) or len(then) > 1:
+            _fail(path, name, f"intent {name!r}: then is {then!r}, one tool: slot is right")
         asks, replies = (_read_phrases(path, f"{name}.{key}", item[key]) for key in ("asks", "replies"))
-        intents.append(Intent(str(name), str(item["kind"]), str(signed_in), asks, replies))
+        then = tuple(str(text) for pair in then.items() for text in pair)
+        intents.append(Intent(str(name), str(item["kind"]), str(signed_in), asks, replies, then))
     return intents
 
 
@@ -169,17 +185,22 @@ def read_phrasebook(folder: Path = TEMPLATES) -> Phrasebook:
     """Return every wording under `folder`, checked.
 
     Args:
-        folder: Holds requests/*.yaml, talk/*.yaml and the flat files common, answers, descriptions, categorization.
+        folder: Holds requests/*.yaml, talk/*.yaml and the flat files common, answers, descriptions, categorization. A
+            file of requests may hold its tool's answers and intents as well.
 
     Raises:
         PhrasebookError: Names file and line of the first mistake, what was found and what would be right.
 
     Shown in ``notebooks/01_generate_data.ipynb``.
     """
-    requests = dict(_read_requests(path) for path in sorted((folder / "requests").glob("*.yaml")))
     intents = [intent for path in sorted((folder / "talk").glob("*.yaml")) for intent in _read_intents(path)]
-    files = [folder / f"{name}.yaml" for name in FILES]
+    files, requests = [folder / f"{name}.yaml" for name in FILES], {}
     wordings = {k: v for path in files for k, v in _flatten(path, path.stem, _read_yaml(path)).items()}
+    for path in sorted((folder / "requests").glob("*.yaml")):
+        tool, asked, more, answers = _read_requests(path)
+        requests[tool] = asked
+        intents += more
+        wordings |= answers
     return Phrasebook(requests, tuple(intents), wordings)
 
 
@@ -189,8 +210,8 @@ def read_answers(folder: Path = TEMPLATES) -> dict[str, tuple[Phrase, ...]]:
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    path = folder / "answers.yaml"
-    return {k: v for name, value in _read_yaml(path).items() for k, v in _flatten(path, str(name), value).items()}
+    wordings = read_phrasebook(folder).wordings
+    return {key.removeprefix("answers."): v for key, v in wordings.items() if key.startswith("answers.")}
 
 
 def hash_text(text: str) -> float:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 
 # Okabe & Ito 2008, without its yellow, which is too faint on white.
 COLOURS = ("#0072B2", "#E69F00", "#009E73", "#D55E00", "#CC79A7", "#56B4E9", "#000000")
-STYLE = {
+STYLE: dict = {
     **{"figure.dpi": 100, "figure.facecolor": "white", "axes.facecolor": "white", "font.size": 10},
     **{"axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.3},
     **{"axes.axisbelow": True, "axes.titlesize": 11, "axes.titlelocation": "left", "legend.frameon": False},
@@ -101,7 +101,7 @@ def plot_lengths(
     if not lengths_by_task or not all(len(lengths) for lengths in lengths_by_task.values()):
         raise ValueError("every task needs at least one row")
     middle = {task: median(lengths) for task, lengths in lengths_by_task.items()}
-    longest, every = max(middle, key=middle.get), [n for lengths in lengths_by_task.values() for n in lengths]
+    longest, every = max(middle, key=middle.__getitem__), [n for lengths in lengths_by_task.values() for n in lengths]
     title = f"Half of the rows have {median(every):.0f} {unit} or fewer; the longest has {max(every):,}"
     with open_figure() as (figure, (axis,)):
         names = [f"{task.replace('_', ' ')}\n{len(lengths):,} rows" for task, lengths in lengths_by_task.items()]
@@ -170,7 +170,7 @@ def _title_loss(values: Sequence[float], steps: Sequence[int]) -> str:
 
 
 # What is plotted of a run: label, title from (values, steps), scale.
-CURVES = {
+CURVES: dict[str, tuple] = {
     "loss": ("loss (nats a token)", _title_loss, 1),
     "eval_loss": ("held-out loss", None, 1),
     "learning_rate": ("learning rate", lambda values, _: f"The learning rate peaks at {max(values):.1e}", 1),

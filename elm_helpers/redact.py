@@ -3,7 +3,7 @@
 import re
 import unicodedata
 from collections import ChainMap
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from dataclasses import dataclass
 from functools import cache, lru_cache
 
@@ -36,9 +36,9 @@ class Redactor:
         seen: Kind -> {value or person: number}.
     """
 
-    people: Mapping[tuple[str, ...], str]
-    firsts: Mapping[str, frozenset[str]]
-    lasts: Mapping[str, frozenset[str]]
+    people: MutableMapping[tuple[str, ...], str]
+    firsts: MutableMapping[str, frozenset[str]]
+    lasts: MutableMapping[str, frozenset[str]]
     alone: frozenset[str]
     seen: dict[str, dict[str, int]]
 
@@ -79,8 +79,9 @@ def add_people(redactor: Redactor, names: Iterable[str], alone: bool = True) -> 
             for bearers, word in ((firsts, first), (lasts, last)):
                 bearers[word] = bearers.get(word, frozenset()) | {key}
     alone = redactor.alone | frozenset(_read_name(name)[0] for name in names if alone)
-    maps = ((people, redactor.people), (firsts, redactor.firsts), (lasts, redactor.lasts))
-    return Redactor(*(ChainMap(*pair) for pair in maps), alone, redactor.seen)
+    known = ChainMap(people, redactor.people)
+    given, family = ChainMap(firsts, redactor.firsts), ChainMap(lasts, redactor.lasts)
+    return Redactor(known, given, family, alone, redactor.seen)
 
 
 def redact_text(redactor: Redactor, text: str) -> str:
@@ -190,7 +191,7 @@ def _find_digits(plain: str, read: Callable[[str, str, str], str | None]) -> Ite
         groups = [group.span() for group in re.compile(r"\d+").finditer(hidden, *run.span())]
         for at, (first, _) in enumerate(groups):
             before, digits, spans = plain[max(first - 40, 0) : first], "", []
-            lead = re.search(r"(?:\+\s?)?\(?$", before)[0]
+            lead = re.findall(r"(?:\+\s?)?\(?$", before)[0]
             for start, end in groups[at : at + 19] if first >= done else ():
                 digits += hidden[start:end]
                 closed = "(" not in lead or ")" in hidden[first:end]

@@ -4,6 +4,7 @@ import re
 import time
 from collections import Counter
 from functools import cache
+from typing import Any
 
 from elm_helpers.answers import join_words, say_spec
 from elm_helpers.catalogue import CATEGORIES, read_catalogue
@@ -100,12 +101,15 @@ def _choose_tool(text: str, product: str, found: dict[str, re.Match | None]) -> 
         return "get_customer_orders"
     if topics and (topics[0] != "search_products" or known):
         return topics[0]
-    stated = {"calculate_shipping": found["how"] and found["place"], "get_customer_orders": found["order"]}
+    stated: dict[str, object] = {
+        "calculate_shipping": found["how"] and found["place"],
+        "get_customer_orders": found["order"],
+    }
     stated |= {"get_discount_eligibility": found["code"], "get_product_info": found["brand"], "search_products": known}
     return next((tool for tool, hit in stated.items() if hit), "decline")
 
 
-def _find_arguments(tool: str, text: str, product: str, found: dict, signed_in: bool) -> dict | None:
+def _find_arguments(tool: str, text: str, product: str, found: dict, signed_in: bool) -> Any:
     """Return a call's arguments, or None where something required is missing."""
     if tool in ("initiate_return", "get_customer_orders") and found["order"]:
         reason = {"reason": found["reason"][1].strip()} if found["reason"] and tool == "initiate_return" else {}

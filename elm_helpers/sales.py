@@ -179,10 +179,9 @@ def _build_line(part: Record) -> Line:
     fields, count = part.fields, read_count(part.fields, "quantity")
     if count is not None and count <= 0:
         raise RowError(f"quantity: found {count}, expected 1 or more")
-    keys = [read_key(fields, name) for name in ("productid", "sku")]
-    return Line(
-        part, *keys, read_text(fields, "item"), read_text(fields, "variant"), count or 1, read_money(fields, "price")
-    )
+    product_id, sku = (read_key(fields, name) for name in ("productid", "sku"))
+    name, variant = read_text(fields, "item"), read_text(fields, "variant")
+    return Line(part, product_id, sku, name, variant, count or 1, read_money(fields, "price"))
 
 
 def _read_buyer(fields: dict) -> Customer:

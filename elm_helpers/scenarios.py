@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from elm_helpers.agent import Conversation, Turn, run_turn
 from elm_helpers.dialogue import ORDINALS, copy_shop
@@ -125,7 +126,7 @@ def _check(where: str, item: object, known: dict, required: tuple, slots: set[st
             raise ValueError(f"{where} field {key}: found {{{unknown[0]}}}; right are {', '.join(sorted(right))}")
 
 
-def read_slots(scenario: Scenario, shop: sqlite3.Connection) -> dict[str, object]:
+def read_slots(scenario: Scenario, shop: sqlite3.Connection) -> dict[str, Any]:
     """Return who a scenario's customer is in this shop and what they talk about: the row that the scenario's id picks.
 
     Raises:
@@ -145,7 +146,7 @@ def _read_listed(results: Iterable[dict]) -> dict[str, str]:
     return dict(zip(ORDINALS, (thing["name"] for thing in lists[-1]), strict=False)) if lists else {}
 
 
-def _fill(value: object, slots: dict[str, object]) -> object:
+def _fill(value: object, slots: dict[str, object]) -> Any:
     """Return a text, or a list or mapping of texts, with its slots filled; an unknown one stays."""
     if isinstance(value, dict):
         return {_fill(key, slots): _fill(part, slots) for key, part in value.items()}

@@ -95,7 +95,7 @@ def _fill_products(conn: sqlite3.Connection, catalogue: Catalogue, shop: dict, r
     kinds, today = {kind.name: kind for kind in catalogue.kinds}, date.fromisoformat(shop["facts"]["today"])
     for p in catalogue.products:
         kind = kinds[p.kind]
-        reviews = rng.sample(kind.reviews, rng.randint(1, len(kind.reviews)))
+        reviews: list[tuple[int, str | None]] = list(rng.sample(kind.reviews, rng.randint(1, len(kind.reviews))))
         reviews += [(stars, None) for stars in rng.choices((5, 4, 3, 2), rng.choice(MOODS), k=rng.randint(8, 60))]
         while not 3.1 <= (rating := round(sum(stars for stars, _ in reviews) / len(reviews), 1)) <= 4.9:
             reviews.append((4, None))
@@ -150,7 +150,7 @@ def _fill_orders(conn: sqlite3.Connection, shop: dict, rng: random.Random) -> No
         _insert(conn, "orders", [row])
         _insert(conn, "order_lines", [(order, *line) for line in lines])
         back = lines if status == "returned" else lines[:1] if arrived and lines[1:] and rng.random() < 0.12 else []
-        if back:
+        if back and arrived:
             reason = rng.choice(shop["return_reasons"])
             day = str(min(today, arrived + timedelta(days=rng.randint(1, 20))))
             refunds = [(line, reason, round(quantity * price, 2)) for line, _, _, quantity, price in back]

@@ -6,7 +6,7 @@ import re
 import sys
 from dataclasses import dataclass
 from functools import cache
-from typing import Literal, get_args, get_origin
+from typing import Any, Literal, get_args, get_origin
 
 OPEN_TAG, CLOSE_TAG = "<tool_call>", "</tool_call>"
 KINDS = {str: "string", float: "number", int: "integer"}  # Python's type: JSON Schema's
@@ -32,7 +32,7 @@ def read_parameters(tool) -> tuple[Parameter, ...]:
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    block = inspect.getdoc(tool).partition("Args:\n")[2].partition("\n\n")[0]
+    block = (inspect.getdoc(tool) or "").partition("Args:\n")[2].partition("\n\n")[0]
     words = dict(line.strip().split(": ", 1) for line in block.splitlines())
     parameters = []
     for name, found in list(inspect.signature(tool).parameters.items())[1:]:
@@ -63,7 +63,7 @@ def find_problem(tool, arguments: dict) -> str | None:
     return f"{name} needs {' and '.join(missing)}" if missing else None
 
 
-def _fits(parameter: Parameter, value: object) -> bool:
+def _fits(parameter: Parameter, value: Any) -> bool:
     if value is None:
         return not parameter.required and parameter.default is None
     if parameter.kind == "string":
@@ -91,15 +91,19 @@ def build_schema(tool) -> dict:
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    properties = {}
+    properties: dict[str, dict[str, Any]] = {}
     for one in read_parameters(tool):
         properties[one.name] = {"type": one.kind, "description": one.description}
         properties[one.name] |= {"enum": list(one.choices)} if one.choices else {}
         properties[one.name] |= {"default": one.default} if one.default is not None else {}
     required = [one.name for one in read_parameters(tool) if one.required]
     schema = {"type": "object", "properties": properties, "required": required, "additionalProperties": False}
-    description = inspect.getdoc(tool).splitlines()[0]
+    description = _read_purpose(tool)
     return {"type": "function", "function": {"name": tool.__name__, "description": description, "parameters": schema}}
+
+
+def _read_purpose(tool) -> str:
+    return (inspect.getdoc(tool) or "").partition("\n")[0]
 
 
 def describe_tool(tool) -> str:
@@ -112,7 +116,7 @@ def describe_tool(tool) -> str:
         kind = " | ".join(f'"{choice}"' for choice in one.choices) or IN_PROMPT[one.kind]
         default = json.dumps(one.default) if isinstance(one.default, str) else repr(one.default)
         texts.append(f"{one.name}: {kind}" + ("" if one.required else f" = {default}"))
-    return f"{tool.__name__}({', '.join(texts)})  # {inspect.getdoc(tool).splitlines()[0]}"
+    return f"{tool.__name__}({', '.join(texts)})  # {_read_purpose(tool)}"
 
 
 def shorten(value: object) -> str:

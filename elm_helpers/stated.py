@@ -49,7 +49,11 @@ def read_settled(text: str) -> dict[str, float | int | str]:
     counts = [int(one or other) for one, other in COUNT.findall(digits)]
     counts = [count for count in counts if 1 <= count <= MOST_RESULTS]
     methods = {method for word, method in read_methods().items() if re.search(rf"\b{re.escape(word)}\b", text, re.I)}
-    found = {"min_price": low, "max_price": high, "limit": counts[0] if len(counts) == 1 else None}
+    found: dict[str, float | int | str | None] = {
+        "min_price": low,
+        "max_price": high,
+        "limit": counts[0] if len(counts) == 1 else None,
+    }
     found["method"] = methods.pop() if len(methods) == 1 else None
     return {name: value for name, value in found.items() if value is not None}
 

@@ -96,7 +96,7 @@ def _fail(text: str, at: int, wanted: str) -> ToolCallError:
 
 
 def _skip(text: str, at: int) -> int:
-    return SPACE.match(text, at).end()
+    return SPACE.match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
 
 
 def _expect(text: str, at: int, mark: str, wanted: str) -> int:
@@ -118,7 +118,7 @@ def _read_call(text: str, at: int) -> tuple[ToolCall, int]:
     """Read ``name(key=value, …)</tool_call>`` from just behind the opening tag; return the call and where it ends."""
     name, at = _read_name(text, at, f"expected a tool's name behind {OPEN_TAG}")
     if name not in TOOLS:
-        raise ToolCallError(check_arguments(name, {}))
+        raise ToolCallError(str(check_arguments(name, {})))
     at = _expect(text, at, "(", f"expected ( behind {name}")
     arguments = {}
     while not text.startswith(")", at := _skip(text, at)):
@@ -143,13 +143,13 @@ def _read_value(text: str, at: int, in_list: bool = False) -> tuple[object, int]
     if mark == "[" and not in_list:
         return _read_list(text, at + 1)
     match = WORD.match(text, at)
-    word = match.group() if match and match.end() - at <= LONGEST_NUMBER else ""
+    word, end = (match.group(), match.end()) if match and match.end() - at <= LONGEST_NUMBER else ("", at)
     if word in LITERALS:
-        return LITERALS[word], match.end()
+        return LITERALS[word], end
     if NUMBER.fullmatch(word):
         if isinf(float(word)):
             raise ToolCallError(f"character {at}: the number {shorten(word)} is too large")
-        return (float if set(word) & set(".eE") else int)(word), match.end()
+        return (float if set(word) & set(".eE") else int)(word), end
     if word in JSON_WORDS:
         raise ToolCallError(f"character {at}: write {JSON_WORDS[word]} instead of {word}")
     raise _fail(text, at, "expected a number, True, False or None, or a text or id in plain quotes")
@@ -169,13 +169,13 @@ def _read_list(text: str, at: int) -> tuple[list, int]:
 def _read_string(text: str, at: int) -> tuple[str, int]:
     quote, start, parts, at = text[at], at, [], at + 1
     while text[at : at + 1] != quote:
-        end = PLAIN[quote].match(text, at).end()
+        end = PLAIN[quote].match(text, at).end()  # type: ignore[union-attr]  # it matches nothing, too
         parts.append(text[at:end])
         at = end
         if text[at : at + 1] == "\\":
             escape = ESCAPE.match(text, at)
             code = int(escape[2] or escape[3] or escape[4] or "0", 16) if escape else 0x110000
-            if code > 0x10FFFF:
+            if escape is None or code > 0x10FFFF:
                 raise _fail(text, at, r"expected an escape such as \" \\ \n or \u00e9")
             parts.append(ESCAPED.get(escape[1], escape[1]) if escape[1] else chr(code))
             at = escape.end()

@@ -1,4 +1,4 @@
-"""The shop's eight tools, each declared once, as a typed function; schema, prompt and checks derive from that."""
+"""The shop's tools, each declared once, as a typed function; schema, prompt and checks derive from that."""
 
 import json
 import sqlite3
@@ -91,11 +91,11 @@ def get_inventory(session: Session, product: str, variant: str | None = None, lo
             lines = [line for line in lines if line[column].casefold() == wanted.strip().casefold()]
             if not lines:
                 return {"error": f"{row['name']} has no {column} {shorten(wanted)}; it has {known}"}
-    stock = {}
+    places: dict[str, dict] = {}
     for line in lines:
-        stock.setdefault(line["variant"], {})[line["location"]] = line["units"]
+        places.setdefault(line["variant"], {})[line["location"]] = line["units"]
     due = min((line["restock_date"] for line in lines if line["restock_date"]), default=None)
-    stock = [{"variant": name, "units": units} for name, units in stock.items()]
+    stock = [{"variant": name, "units": units} for name, units in places.items()]
     return {"product": row["name"], "stock": stock, "restock_date": due}
 
 

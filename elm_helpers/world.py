@@ -15,7 +15,7 @@ PRICE_STYLES = ("${}",) * 7 + ("{}", "{} dollars", "{} dollars", "{} bucks", "US
 NICE = (5, 10, 15, 20, 25, 30, 40, 50, 60, 75, 80, 100, 120, 150, 200, 250, 300, 400, 500, 700, 1000, 1500, 2000, 3000)
 COUNTS = (2, 3, 4, 5, 6, 10, 15, 20, 30, 40, 50, 60, 80, 100, 200, 500)
 SPOKEN = "two|three|four|five|six|ten|fifteen|twenty|thirty|forty|fifty|sixty|eighty|a hundred|two hundred|five hundred"
-WORDS = dict(zip(COUNTS, SPOKEN.split("|"), strict=True))
+WORDS: dict[float, str] = dict(zip(COUNTS, SPOKEN.split("|"), strict=True))
 TRAITS = ("good quality", "simple", "nice", "cheap", "popular")
 TAILS = ("my dad", "my mum", "a friend", "my boyfriend", "my wife", "my sister", None, "a beginner", "everyday use")
 TAILS += ("travelling", "the weekend", "a birthday")
@@ -61,7 +61,7 @@ class Order:
     """An order that a row may talk about, and whether all of it can still be returned."""
 
     id: str
-    customer_id: str
+    customer_id: str | None
     status: str
     returnable: bool
     names: tuple[str, ...]
@@ -109,7 +109,7 @@ def read_world(conn: sqlite3.Connection, book: Phrasebook, titles: dict[str, tup
     for *known, also, specs, variants in rows:
         words = tuple(dict.fromkeys([known[5], *(word for word in (also or "").split(", ") if word)]))
         known = ["" if value is None else value for value in known]
-        items[known[2]] = Item(*known, words, json.loads(specs), tuple(json.loads(variants)))
+        items[known[2]] = Item(*known, words, json.loads(specs), tuple(json.loads(variants)))  # type: ignore
     rows = store.execute(
         """SELECT o.id, customer_id, status, status = 'delivered' AND delivered_on >= date(coalesce(
            (SELECT value FROM meta WHERE key = 'today'), 'now'), '-30 days') AND NOT EXISTS
@@ -117,7 +117,7 @@ def read_world(conn: sqlite3.Connection, book: Phrasebook, titles: dict[str, tup
            JOIN order_lines l ON l.order_id = o.id JOIN products p ON p.id = product_id
            WHERE customer_id IS NOT NULL GROUP BY o.id ORDER BY o.id"""
     )
-    orders = [Order(*row[:3], bool(row[3]), tuple(json.loads(row[4]))) for row in rows]
+    orders = [Order(i, who, status, bool(fits), tuple(json.loads(names))) for i, who, status, fits, names in rows]
     orders = tuple(order for order in orders if set(order.names) <= set(items))
     orders = orders or (Order("1001", None, "processing", False, tuple(items)[:1]),)  # a shop without: guests only
     pairs = [(title, category) for category, listed in titles.items() for title in listed]
