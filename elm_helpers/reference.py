@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from elm_helpers.agent import Conversation, describe_turn, run_turn
 from elm_helpers.cases import build_case, read_rows
 from elm_helpers.compare import compare_answers, count_confusions, group_scores, name_register, name_tool
 from elm_helpers.course import run_notebooks
@@ -20,9 +21,13 @@ from elm_helpers.runs import name_run
 from elm_helpers.scenarios import read_scenarios, score_agent
 from elm_helpers.scoreboard import METRICS, format_scoreboard, write_scoreboard
 from elm_helpers.store import build_store
+from elm_helpers.tools import Session
 
 START = "<!-- figures: written by `elm render` from data/sample, checked by tests/test_readme.py -->"
 END = "<!-- end of figures -->"
+TALK_START = "<!-- conversation: written by `elm render` from data/sample, checked by tests/test_readme.py -->"
+TALK_END = "<!-- end of conversation -->"
+TALKER = "C0008"  # the customer of the README's conversation
 SCORED_ROWS = 1_800
 SCORED_MIX = {"tool_calling": 0.1, "conversation": 0.6, "categorization": 0.15, "product_description": 0.15}
 SCORED_EACH = {"call": 200, "ask_back": 200, "no_call": 60, "category": 200, "description": 200}
@@ -135,11 +140,63 @@ def score_reference(out: Path) -> None:
     for name, content in (("requests.json", requests), ("details.json", details)):
         (out / name).write_text(json.dumps(content, indent=1), encoding="utf-8")
     write_model_card(out, scoreboard=board)
-    summary = json.loads((out / "training_summary.json").read_text(encoding="utf-8"))
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
-    before, rest = readme.split(START)
-    figures = format_figures(summary, board, requests, details)
-    (ROOT / "README.md").write_text(f"{before}{START}\n{figures}\n{END}{rest.split(END)[1]}", encoding="utf-8")
+    write_readme(out)
+
+
+def write_readme(out: Path) -> None:
+    """Talk to the reference agent, keep it as ``conversation.json``, and renew what the README shows of the artefacts.
+
+    Args:
+        out: Folder of the adapter, with everything that `score_reference` writes.
+
+    Shown in ``notebooks/04_run_locally.ipynb``.
+    """
+    (agent,) = open_systems(out, AGENTS[-1:])
+    (out / "conversation.json").write_text(json.dumps(talk_to(agent.engine), indent=1), encoding="utf-8")
+    names = ("training_summary", "scoreboard", "requests", "details", "conversation")
+    *figures, turns = (json.loads((out / f"{name}.json").read_text(encoding="utf-8")) for name in names)
+    text = (ROOT / "README.md").read_text(encoding="utf-8")
+    parts = (START, END, format_figures(*figures)), (TALK_START, TALK_END, format_conversation(turns))
+    for start, end, content in parts:
+        before, rest = text.split(start)
+        text = f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+    (ROOT / "README.md").write_text(text, encoding="utf-8")
+
+
+def talk_to(engine: Engine) -> list[dict]:
+    """Return a conversation of four turns in the course's shop, as `agent.describe_turn` describes each.
+
+    Args:
+        engine: Who runs in the agent.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    store, talk, turns = build_store(), Conversation(), []
+    newest = "SELECT id FROM orders WHERE customer_id = ? ORDER BY placed_on DESC LIMIT 1"
+    (order,) = store.execute(newest, (TALKER,)).fetchone()
+    said = ("Find wireless headphones under $100", "tell me more about the second one")
+    for text in (*said, f"I want to return order {order}", "yes, please"):
+        talk, turn = run_turn(engine, Session(store, TALKER), talk, text)
+        turns.append(describe_turn(turn))
+    return turns
+
+
+def format_conversation(turns: Sequence[Mapping]) -> str:
+    """Return a conversation as Markdown: who said what, and the calls between.
+
+    Args:
+        turns: As `talk_to` gives them.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    lines = []
+    for turn in turns:
+        said, *steps = turn["steps"]
+        called = [step["text"] for step in steps if step["step"] == 3]
+        lines += [f"> **Customer:** {said['text']}", *(f"> `{text}`" for text in called)]
+        plain = " *(said by the agent: the check refused the model's own answer)*" if turn["replaced"] else ""
+        lines += ["> **ELM:** " + turn["answer"].replace("\n", "  \n> ") + plain]
+    return "\n>\n".join(lines)
 
 
 def score_customers(engine: Engine) -> dict[str, Metric]:

@@ -105,10 +105,10 @@ def count_code(path) -> int:
     )
 
 
-def test_the_package_has_at_most_7900_lines_of_code():
+def test_the_package_has_at_most_8900_lines_of_code():
     """Docstrings are as long as the code here, and learners read them, so they don't count; code does."""
     sizes = {path.stem: count_code(path) for path in MODULES}
-    assert sum(sizes.values()) <= 7_900, sizes
+    assert sum(sizes.values()) <= 8_900, sizes
 
 
 @modules

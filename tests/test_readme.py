@@ -6,10 +6,10 @@ import shlex
 
 from elm_helpers import cli
 from elm_helpers.paths import SAMPLE
-from elm_helpers.reference import END, START, format_figures
+from elm_helpers.reference import END, START, TALK_END, TALK_START, format_conversation, format_figures
 
 import pytest
-from style import ROOT
+from style import NOTEBOOKS, ROOT, read_cells
 
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"```bash\n(.*?)```", README, re.DOTALL)
@@ -59,6 +59,22 @@ def test_every_lesson_has_its_line_in_the_table():
     lessons = sorted(path.name for path in (ROOT / "notebooks").glob("[0-9]*.ipynb"))
     assert len(lessons) >= 6
     assert all(f"notebooks/{name}" in README for name in lessons)
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_the_time_of_a_lesson_is_the_one_that_its_title_names(path):
+    (line,) = [line for line in README.splitlines() if line.startswith("| [") and f"notebooks/{path.name})" in line]
+    title = [line for line in read_cells(path)[0].source.splitlines() if line.startswith("|")]
+    assert line.split("|")[-2].strip() == title[2].split("|")[1].strip()
+
+
+def test_the_conversation_is_the_one_that_was_kept():
+    turns = json.loads((REFERENCE / "conversation.json").read_text(encoding="utf-8"))
+    assert len(turns) == 4
+    block = README.split(TALK_START)[1].split(TALK_END)[0].strip()
+    assert block == format_conversation(turns).strip()
+    shown = [product for step in turns[0]["steps"] for product in step.get("result", {}).get("products", [])]
+    assert shown and all(product["price"] <= 100 for product in shown)
 
 
 def test_the_figures_are_those_of_the_artefacts():
