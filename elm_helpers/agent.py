@@ -160,7 +160,7 @@ def find_waiting(conversation: Conversation, text: str, calls: list, answer: str
     if tried:
         proposed = [call for call, result in tried if result.get("status") == "needs_confirmation"]
         return (proposed[-1] if proposed else None), 0
-    waits = is_harmless(text) and not asks_else(answer) and conversation.waited < PATIENCE
+    waits = is_harmless(text) and not asks_else(answer.replace(STUCK, "")) and conversation.waited < PATIENCE
     return (conversation.pending, conversation.waited + 1) if conversation.pending and waits else (None, 0)
 
 
@@ -169,9 +169,10 @@ def name_waiting(answer: str, waiting: ToolCall | None, results: list[dict]) -> 
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    if waiting is None:
+    proposals = [result for result in results if result.get("status") == "needs_confirmation"]
+    if waiting is None or not proposals:
         return answer
-    proposal = next(result for result in reversed(results) if result.get("status") == "needs_confirmation")
+    proposal = proposals[-1]
     asks = answer.rstrip().endswith("?") and str(proposal.get("order_id")).casefold() in answer.casefold()
     return answer if asks else f"{answer}\n{render_result(waiting, proposal)}"
 

@@ -31,8 +31,8 @@ OBJECTION = re.compile(
 )
 PROPOSING = re.compile(r"\b(?:return\w*|refund\w*|send\w*|go ahead|proceed|confirm|start|do (?:it|that|so))\b", re.I)
 ASKING = re.compile(
-    r"\breturn|\brefund|\b(?:send|sent|giv\w+|take|bring|hand|ship|post|go(?:es|ing)?)\b[^.?!]{0,60}\bback\b|\brid of\b|"
-    r"\bpick\w* up\b|\bcollect|\bfetch|\bmoney\b|\bexchange|\bunwanted\b",
+    r"\breturn|\brefund|\b(?:send|sent|giv\w+|take|bring|hand|ship|post|go(?:es|ing)?)\b[^.?!]{0,60}\bback\b|"
+    r"\brid of\b|\bpick\w* up\b|\bcollect|\bfetch|\bmoney\b|\bexchange|\bunwanted\b",
     re.I,
 )
 RECENT = 3  # messages in which the customer asked for a return

@@ -10,6 +10,7 @@ from elm_helpers.limits import MONEY, fits_limits, read_number
 from elm_helpers.limits import find_price_limits as find_price_limits
 from elm_helpers.metrics import write_digits
 from elm_helpers.paths import TEMPLATES
+from elm_helpers.phrasebook import read_answers, read_phrasebook
 
 import yaml
 
@@ -23,6 +24,7 @@ CAPITALS = re.compile(  # words in a row that are written like a name
     r"(?<![\w'’-])(?!(?:Mon|Tues|Wednes|Thurs|Fri|Satur|Sun)day)[A-Z][\w'’-]*(?: &)?"
     r"(?: [A-Z0-9](?:[\w'’./-]*\w)?(?: &(?= [A-Z]))?)+"
 )
+MIDDLE = re.compile(r"(?<=[a-z,] )[A-Z][a-z]{2,}(?=[ ,.!?;:]|$)(?! [A-Z0-9])")  # one such word inside a sentence
 FIRST = re.compile(r"(?:^|[.!?:;\n(\"“]|\d[.)]|[-–•])\s*$")  # what stands before a sentence's first word
 STATE = re.compile(
     r"(?:\b(?:is|are|was|were|been)|['’]s|:|status)\s+(?:now |currently |already |still )?"
@@ -49,6 +51,17 @@ def read_policies() -> str:
     """
     shop = yaml.safe_load((TEMPLATES / "shop.yaml").read_text(encoding="utf-8"))
     return " ".join([*shop["policies"].values(), *map(str, shop["facts"].values())])
+
+
+@cache
+def read_words() -> frozenset[str]:
+    """Return the words of all answers in the phrasebook, in lower case: a capital in one of them makes no name of it.
+
+    Shown in ``notebooks/06_build_agent.ipynb``.
+    """
+    texts = [phrase.text for intent in read_phrasebook().intents for phrase in intent.replies]
+    texts += [phrase.text for phrases in read_answers().values() for phrase in phrases]
+    return frozenset(re.findall(r"[^\W\d_]+", " ".join(texts).casefold()))
 
 
 def list_facts(results: Iterable[dict], spoken: Iterable[str]) -> tuple[set[float], str]:
@@ -187,6 +200,12 @@ def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[s
             ):
                 reasons.append(f"{state} is the state of no order here")
     reasons += [f"{n} is no stock figure" for n in STOCKED.findall(answer) if int(n) not in units]
+    for place in {name for known in places if isinstance(known, dict) for name in known}:
+        held = [known.get(place) for known in places if isinstance(known, dict)]
+        told = re.findall(
+            rf"(?<![\d.$])(\d+) (?:units? )?(?:(?:left |in stock )?(?:at|in) )?{re.escape(place)}\b", answer, re.I
+        )
+        reasons += [f"{n} is not what {place} has" for n in told if int(n) not in held]
     for found in DAY.finditer(answer):
         month = MONTHS.index((found["month"] or found["month2"]).casefold()[:3]) + 1
         day = f"-{month:02}-{int(found['day'] or found['day2']):02}"
@@ -218,7 +237,8 @@ def find_misnamed(answer: str, product_names: Iterable[str], evidence: str) -> l
             text = " ".join(words[1:]) if len(words) > 2 else ""  # the first word of a sentence is no part of a name
         if text.casefold() not in evidence:
             wrong.append(text)
-    return wrong
+    plain = [word for word in MIDDLE.findall(answer) if word.casefold() not in evidence]
+    return wrong + [word for word in plain if word.casefold() not in read_words()]
 
 
 def find_wrong_prices(line: str, offered: dict[str, float], limits: tuple[float | None, float | None]) -> list[str]:

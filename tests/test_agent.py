@@ -262,8 +262,12 @@ def test_the_proposal_is_shown_whatever_the_model_says_about_it(returning):
 def test_a_proposal_outlives_harmless_questions_and_is_shown_again_each_time(returning):
     session, conversation, _, order = propose(returning)
     before = count_returns(session.store)
-    for question in ("How much would I get?", "Where are you based?", "When does the money come?")[:PATIENCE]:
-        conversation, turn = run_turn(script("I see.")[0], session, conversation, question)
+    for question, said in (
+        ("How much?", "I see."),
+        ("Where are you?", "In 99 places."),
+        ("When do I get it?", "Soon."),
+    ):
+        conversation, turn = run_turn(script(said)[0], session, conversation, question)
         assert turn.writes == ()
         assert order in turn.answer
     conversation, turn = run_turn(script("Done.")[0], session, conversation, "Yes, please.")

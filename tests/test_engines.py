@@ -2,11 +2,14 @@
 
 import json
 import re
+from dataclasses import replace
 
 from elm_helpers import engines
 from elm_helpers.agent import Conversation, describe_turn, run_turn
 from elm_helpers.chat import encode_prompt, render_text
+from elm_helpers.context import MEMORY_CHARACTERS, measure_memory
 from elm_helpers.export import find_gguf_path, find_tokenizer, read_base_id, write_modelfile, write_q4_0
+from elm_helpers.grounding import find_price_limits, find_ungrounded
 from elm_helpers.paths import OUTPUTS
 from elm_helpers.prompts import GUEST, build_conversation
 from elm_helpers.tool_calls import parse_tool_calls
@@ -71,6 +74,25 @@ def test_the_seeds_example_end_to_end_on_the_real_model(engine, own_shop):
     names = [row["name"] for row in own_shop.execute("SELECT name FROM products")]
     assert {name for name in names if name in data["answer"]} <= set(offered)
     assert any(name in data["answer"] for name in offered)
+
+
+def test_a_conversation_of_seven_turns_stays_true_and_inside_its_memory(engine, shop):
+    """What the model makes of it is its own affair; what is shown is true, and all that was said is still sent."""
+    asked = [QUESTION, "Tell me more about the second one", "How much is express delivery to Leeds?", "Thanks!"]
+    asked += ["Which codes can I use?", "Is the Corvane Hush 40 in stock?", "And the first one from that list?"]
+    seen, talk = [], Conversation()
+
+    def complete(messages, **options):
+        seen.append(messages)
+        return engine.complete(messages, **options)
+
+    names = [row["name"] for row in shop.execute("SELECT name FROM products")]
+    for at, text in enumerate(asked, 1):
+        talk, turn = run_turn(replace(engine, complete=complete), Session(shop, "C0008"), talk, text)
+        assert find_ungrounded(turn.answer, list(talk.results), asked[:at], names, find_price_limits(text)) == []
+    assert len(talk.results) >= 3
+    assert max(measure_memory(messages) for messages in seen) <= MEMORY_CHARACTERS
+    assert [message["content"] for message in seen[-1] if message["role"] == "user"] == asked
 
 
 def test_a_grammar_only_lets_well_formed_calls_through(engine):

@@ -4,6 +4,7 @@ import json
 import re
 from dataclasses import replace
 
+from elm_helpers.dialogue import copy_shop
 from elm_helpers.engines import Completion, Engine
 from elm_helpers.phrasebook import BRACKETS, SLOT, read_phrasebook
 from elm_helpers.scenarios import (
@@ -156,6 +157,22 @@ def test_any_other_change_is_seen(shop, own_shop):
     assert find_wrong_rows(shop, own_shop, []) == []
     own_shop.execute("UPDATE products SET price = price + 1 WHERE id = (SELECT min(id) FROM products)")
     assert [reason.split(":")[0] for reason in find_wrong_rows(shop, own_shop, [])] == ["products", "products"]
+
+
+def test_a_shop_with_an_open_transaction_is_copied_as_it_is_seen_and_stays_open(shop, tmp_path):
+    file = build_store(tmp_path / "shop.db")
+    file.execute("UPDATE products SET price = 1.5")
+    copy = copy_shop(file)
+    assert file.in_transaction
+    assert {row[0] for row in copy.execute("SELECT price FROM products")} == {1.5}
+    copy.execute("DELETE FROM products WHERE id = 'P0001'")
+    copy.commit()
+    again = copy_shop(copy)
+    left, all_of_them = (len(one.execute("SELECT 1 FROM products").fetchall()) for one in (again, file))
+    assert left == all_of_them - 1 > 100
+    file.rollback()
+    assert find_wrong_rows(shop, file, []) == []
+    file.close()
 
 
 def test_a_return_of_nothing_is_a_mistake_of_the_scenario(shop):
