@@ -14,6 +14,7 @@ import pytest
 
 QUIET = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
 QUIET += ["--disable-sync", "--no-first-run"]
+LONG = 240_000  # milliseconds that a whole lesson may take
 PICTURES = OUTPUTS / "browser"
 
 
@@ -36,7 +37,7 @@ def open_page(chromium):
 
     def open_address(address: str):
         page = chromium.new_page(viewport={"width": 1440, "height": 1000})
-        page.set_default_timeout(240_000)
+        page.set_default_timeout(60_000)
         page.goto(address)
         return page
 
@@ -82,10 +83,10 @@ def lab(tmp_path_factory, chromium):
 
 @pytest.fixture(scope="session")
 def open_lesson(lab, open_page, base_model):
-    """A function: the lesson at its smoke size in JupyterLab, after *Run All Cells*; `extra` is one more cell."""
+    """A function: the lesson at its smoke size in JupyterLab, run until the text `last` is there; `extra` is a cell."""
     folder, told = lab
 
-    def run(lesson: str, extra: str = ""):
+    def run(lesson: str, last: str, extra: str = ""):
         book = nbformat.read(ROOT / "notebooks" / lesson, as_version=4)
         cell = next(cell for cell in book.cells if "parameters" in cell.metadata.get("tags", []))
         cell.source += "\n" + "\n".join(f"{name} = {value!r}" for name, value in cell.metadata.nbmake.mock.items())
@@ -96,6 +97,7 @@ def open_lesson(lab, open_page, base_model):
         page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.get_by_role("menuitem", name="Run All Cells", exact=True).click()
+        page.locator(".jp-OutputArea-output", has_text=last).last.wait_for(state="attached", timeout=LONG)
         return page
 
     return run

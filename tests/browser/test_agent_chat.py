@@ -11,9 +11,8 @@ CUSTOMER = "C0008"
 @pytest.fixture(scope="module")
 def page(open_lesson):
     """The lesson in Chromium, after *Run All Cells*, with one more cell that looks into the shop's database."""
-    page = open_lesson("06_build_agent.ipynb", extra=LOOK)
+    page = open_lesson("06_build_agent.ipynb", "rows: (", extra=LOOK)
     page.get_by_role("button", name="Send").wait_for()
-    page.locator(".jp-OutputArea-output", has_text="rows: (").wait_for(state="attached")
     page.get_by_text("Python 3 (ipykernel) | Idle").wait_for()
     yield page
     page.close()

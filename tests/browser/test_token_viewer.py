@@ -9,10 +9,13 @@ import pytest
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: `make setup` installs it")
 
 
+LAST = "of the loss would be on text that customers and tools write"
+
+
 @pytest.fixture(scope="module")
 def page(open_lesson):
     """The lesson in Chromium, after *Run All Cells*."""
-    page = open_lesson("02_inspect_tokens.ipynb")
+    page = open_lesson("02_inspect_tokens.ipynb", LAST)
     page.locator("button.jupyter-button", has_text="Next").wait_for()
     yield page
     page.close()
@@ -48,7 +51,5 @@ def test_next_the_task_list_and_the_ids_box_change_what_is_shown(page, rows):
 
 
 def test_the_lesson_shows_the_learner_no_error_and_no_warning(page):
-    last = page.locator(".jp-OutputArea-output", has_text="of the loss would be on text that customers and tools write")
-    last.wait_for(state="attached")
     assert page.locator("[data-mime-type='application/vnd.jupyter.stderr']").count() == 0
     assert page.locator("[data-mime-type='application/vnd.jupyter.error']").count() == 0
