@@ -23,7 +23,7 @@ import serve_runs
 from engine_runs import read_conversations
 from tables import write_csv
 
-REQUESTS = int(os.environ.get("ELM_BENCHMARK_REQUESTS", "32"))  # of each server, for each number of clients, a round
+REQUESTS = int(os.environ.get("ELM_BENCHMARK_REQUESTS", "24"))  # a round, or as many as there are clients
 CLIENTS, TURNS = (1, 4, 16, 64), ("gateway", "raw llama.cpp", "raw llama.cpp", "gateway")
 PROMPTS, TOKENS, MANY = 24, 48, 2_000
 MOST_MORE = 8e6  # bytes that the gateway may hold after 2,000 requests above what it held after 200
@@ -102,7 +102,7 @@ def measured(smol):
         for clients in CLIENTS:
             rounds = {kind: {"answers": [], "seconds": 0.0} for kind in urls}
             for kind in TURNS:
-                found = ask_all(kind, urls[kind][0], prompts, clients, REQUESTS)
+                found = ask_all(kind, urls[kind][0], prompts, clients, max(REQUESTS, clients))
                 rounds[kind]["answers"] += found["answers"]
                 rounds[kind]["seconds"] += found["seconds"]
             for kind, found in rounds.items():
