@@ -28,7 +28,7 @@ def serve_raw(port: int) -> None:
     params.model.path = str(write_gguf(REFERENCE))
     params.n_ctx, params.n_parallel = CONTEXT * PARALLEL, PARALLEL
     params.cpuparams.n_threads = params.cpuparams_batch.n_threads = read_machine()["cores"]
-    params.hostname, params.port, params.verbosity = "127.0.0.1", port, -1
+    params.hostnames, params.port, params.verbosity = ["127.0.0.1"], port, -1
     server = xllamacpp.Server(params)
     while server:
         time.sleep(1)

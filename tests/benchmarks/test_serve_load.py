@@ -117,12 +117,12 @@ def plot(lines: list[dict], path) -> None:
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 2, figsize=(10, 4), layout="constrained")
-    for kind in dict.fromkeys(line["server"] for line in lines):
-        own = [line for line in lines if line["server"] == kind]
+    for number, kind in enumerate(dict.fromkeys(line["server"] for line in lines)):
+        own, style = [line for line in lines if line["server"] == kind], {"marker": "o", "color": f"C{number}"}
         clients = [line["clients"] for line in own]
-        axes[0].plot(clients, [line["requests_per_s"] for line in own], marker="o", label=kind)
-        axes[1].plot(clients, [line["p50_s"] for line in own], marker="o", label=f"{kind}, median")
-        axes[1].plot(clients, [line["p95_s"] for line in own], marker="o", linestyle=":", label=f"{kind}, 95 %")
+        axes[0].plot(clients, [line["requests_per_s"] for line in own], label=kind, **style)
+        axes[1].plot(clients, [line["p50_s"] for line in own], label=f"{kind}, median", **style)
+        axes[1].plot(clients, [line["p95_s"] for line in own], label=f"{kind}, 95 %", linestyle=":", **style)
     for axis, label in zip(axes, ("requests a second", "wait, seconds"), strict=True):
         axis.set(xscale="log", xlabel="clients at a time", ylabel=label, ylim=(0, None))
         axis.set_xticks(CLIENTS, [str(number) for number in CLIENTS])
