@@ -16,8 +16,8 @@ FIELDS = {  # kind of repository -> its card's class, and the metadata that it m
     "dataset": (DatasetCard, ("license", "language", "pretty_name", "task_categories", "size_categories", "configs")),
 }
 EXTRAS = {  # file or folder of the push -> what the card says of it
-    "merged": "`merged/` holds the whole model, adapter added: "
-    '`AutoModelForCausalLM.from_pretrained("{repo_id}", subfolder="merged")`.',
+    "merged": "`merged/` holds the whole model: `hf download {repo_id} --include 'merged/*' --local-dir elm`, then "
+    '`from_pretrained("elm/merged")`. (Not `subfolder`: transformers would find the adapter first.)',
     "model-q8_0.gguf": "`model-q8_0.gguf` is the whole model in 8 bits, for llama.cpp: `llama-server -hf {repo_id}`.",
     "handler.py": "`handler.py` lets a dedicated Inference Endpoint serve the adapter: "
     '`{{"inputs": ..., "parameters": {{...}}}}` in, `[{{"generated_text": ...}}]` out.',
