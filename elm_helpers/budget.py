@@ -6,6 +6,7 @@ from math import ceil
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
 LINEAR = (*ATTENTION, "gate_proj", "up_proj", "down_proj")  # what peft calls "all-linear" in a Llama
 CUDA_CONTEXT = 500_000_000  # bytes that CUDA and its libraries take before the first tensor; a rule of thumb
+CPU_SCRATCH = 150_000_000  # bytes that a CPU's kernels and threads hold beside the tensors; measured, small model
 
 
 @dataclass(frozen=True)
@@ -197,8 +198,8 @@ def predict_memory(config, setting: Setting, process: int = CUDA_CONTEXT) -> Bud
     Args:
         config: Shape of the model, a ``LlamaConfig``.
         setting: How it is trained.
-        process: Bytes that are taken before the model comes: resident memory after the imports on a CPU, the context of
-            CUDA on a GPU.
+        process: Bytes that are taken before the model comes: resident memory after the imports on a CPU (its kernels'
+            scratch memory, `CPU_SCRATCH`, is added), the context of CUDA on a GPU.
 
     Shown in ``notebooks/03_train_qlora.ipynb``.
     """
@@ -217,4 +218,5 @@ def predict_memory(config, setting: Setting, process: int = CUDA_CONTEXT) -> Bud
     everything = _count_linear(config) + count_rest(config)
     gradients = 4 * trained if setting.rank else width * everything
     states = measure_states(config, setting)
+    process += CPU_SCRATCH if setting.mapped else 0
     return Budget(process, measure_weights(config, setting), 4 * trained, gradients, states, kept, logits, work)
