@@ -172,10 +172,10 @@ def talk_to(engine: Engine) -> list[dict]:
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
     store, talk, turns = build_store(), Conversation(), []
-    newest = "SELECT id FROM orders WHERE customer_id = ? ORDER BY placed_on DESC LIMIT 1"
+    newest = "SELECT id FROM orders WHERE customer_id = ? AND status = 'delivered' ORDER BY placed_on DESC LIMIT 1"
     (order,) = store.execute(newest, (TALKER,)).fetchone()
-    said = ("Find wireless headphones under $100", "tell me more about the second one")
-    for text in (*said, f"I want to return order {order}", "yes, please"):
+    said = (f"I want to return order {order}", "yes, please", "Find wireless headphones under $100")
+    for text in (*said, "how much is express shipping to Canada?"):
         talk, turn = run_turn(engine, Session(store, TALKER), talk, text)
         turns.append(describe_turn(turn))
     return turns

@@ -73,7 +73,7 @@ def test_the_conversation_is_the_one_that_was_kept():
     assert len(turns) == 4
     block = README.split(TALK_START)[1].split(TALK_END)[0].strip()
     assert block == format_conversation(turns).strip()
-    shown = [product for step in turns[0]["steps"] for product in step.get("result", {}).get("products", [])]
+    shown = [product for step in turns[2]["steps"] for product in step.get("result", {}).get("products", [])]
     assert shown and all(product["price"] <= 100 for product in shown)
 
 
