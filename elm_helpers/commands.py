@@ -103,8 +103,8 @@ def run_train(args: argparse.Namespace) -> None:
     """
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
+    from elm_helpers.card import write_model_card
     from elm_helpers.devices import agree, leave_devices
-    from elm_helpers.hub import write_model_card
     from elm_helpers.live import build_live_plot
 
     import torch

@@ -7,9 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from elm_helpers.card import build_model_card as build_model_card
-from elm_helpers.card import read_base, read_card
-from elm_helpers.card import write_model_card as write_model_card
+from elm_helpers.card import read_base, read_card, write_model_card
 from elm_helpers.leaks import scan_file
 from elm_helpers.paths import OUTPUTS, TEMPLATES
 from elm_helpers.redact import build_redactor

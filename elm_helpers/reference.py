@@ -67,9 +67,9 @@ def train_reference(out: Path) -> dict:
     from elm_helpers import training
     from elm_helpers.base_model import read_base_model
     from elm_helpers.batches import choose_rows
+    from elm_helpers.card import write_model_card
     from elm_helpers.chat import encode
     from elm_helpers.generate import write_dataset
-    from elm_helpers.hub import write_model_card
     from elm_helpers.live import build_live_plot
 
     import torch
@@ -112,8 +112,8 @@ def score_reference(out: Path) -> None:
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
+    from elm_helpers.card import write_model_card
     from elm_helpers.generate import write_dataset
-    from elm_helpers.hub import write_model_card
 
     data, profile = OUTPUTS / "reference" / "score", PROFILES["cpu"]
     write_dataset(data, 0, SCORED_ROWS, SCORED_MIX, seed=2)

@@ -7,6 +7,7 @@ from dataclasses import astuple, replace
 from hashlib import sha256
 
 from elm_helpers import hub
+from elm_helpers.card import build_model_card, write_model_card
 from elm_helpers.cli import main
 from elm_helpers.generate import Report, build_dataset_card
 from elm_helpers.leaks import read_customers
@@ -42,7 +43,7 @@ def write_small_adapter(folder):
     (folder / "adapter_config.json").write_text(json.dumps({"base_model_name_or_path": BASE}), encoding="utf-8")
     (folder / "training_summary.json").write_text(json.dumps(SUMMARY), encoding="utf-8")
     (folder / "adapter_model.safetensors").write_bytes(bytes(range(256)) * 40)
-    hub.write_model_card(folder, "ann/elm", BOARD)
+    write_model_card(folder, "ann/elm", BOARD)
     return folder
 
 
@@ -74,7 +75,7 @@ def test_the_cards_metadata_is_what_the_hub_reads(folder):
 
 
 def test_every_figure_of_the_run_stands_in_the_card(folder):
-    card = hub.build_model_card(folder, "ann/elm", BOARD)
+    card = build_model_card(folder, "ann/elm", BOARD)
     for figure in ("4,000", "812,345", "233.4", "58.0 minutes", "793", "2.41 GB", "4,884,480", "0.2173", "0.3391"):
         assert figure in card, figure
     assert "93 % (88–96)" in card
@@ -83,15 +84,15 @@ def test_every_figure_of_the_run_stands_in_the_card(folder):
 
 
 def test_a_card_without_a_scoreboard_claims_nothing(folder):
-    card = hub.build_model_card(folder)
+    card = build_model_card(folder)
     assert "Not measured yet" in card
     assert "model-index" not in read_metadata(card)
-    assert hub.build_model_card(folder, datasets=("ann/elm-data",)).count("ann/elm-data") == 1
+    assert build_model_card(folder, datasets=("ann/elm-data",)).count("ann/elm-data") == 1
 
 
 def test_an_adapter_of_llama_carries_llamas_licence(folder):
     (folder / "adapter_config.json").write_text('{"base_model_name_or_path": "meta-llama/Llama-3.1-8B-Instruct"}')
-    card = hub.build_model_card(folder)
+    card = build_model_card(folder)
     assert read_metadata(card)["license"] == "llama3.1"
     assert "Built with Llama" in card
 
@@ -99,7 +100,7 @@ def test_an_adapter_of_llama_carries_llamas_licence(folder):
 def test_a_summary_that_lacks_a_field_is_named(folder):
     (folder / "training_summary.json").write_text('{"rows": 1}', encoding="utf-8")
     with pytest.raises(ValueError, match=r"training_summary\.json lacks 'tokens'"):
-        hub.build_model_card(folder)
+        build_model_card(folder)
 
 
 def test_the_plan_lists_each_file_with_its_size_and_hash(folder):
