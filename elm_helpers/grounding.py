@@ -188,8 +188,10 @@ def find_wrong_states(answer: str, results: list[dict], evidence: str) -> list[s
     }
     places = [entry["units"] for result in results for entry in list_entries(result, "variant", "units")]
     units = [number for place in places if isinstance(place, dict) for number in place.values()]
-    reasons = []
+    refusals, reasons = " ".join(str(result.get("error", "")) for result in results), []
     for sentence in re.split(r"(?<=[.!?;])\s|\n", answer):
+        if sentence in refusals:  # the shop's own words
+            continue
         named = {status for order, status in orders.items() if order.casefold() in sentence.casefold()}
         for state in STATE.findall("" if UNREAL.search(sentence) else sentence):
             right = {

@@ -6,7 +6,7 @@ import sqlite3
 from elm_helpers.agent import Conversation, run_turn
 from elm_helpers.engines import Completion, Engine
 from elm_helpers.generate import write_dataset
-from elm_helpers.grounding import find_price_limits, find_ungrounded, list_prices
+from elm_helpers.grounding import find_price_limits, find_ungrounded, find_wrong_states, list_prices
 from elm_helpers.limits import MONEY, read_number
 from elm_helpers.metrics import write_digits
 from elm_helpers.stated import read_limits
@@ -267,3 +267,9 @@ def test_whatever_the_model_writes_nothing_above_100_dollars_is_shown_to_who_ask
     assert not [name for name, _ in invented if name.casefold() in answer]
     said = [read_number(money[1] or money[2]) for money in MONEY.finditer(write_digits(turn.answer))]
     assert all(amount <= 100 for amount in said)
+
+
+def test_a_tools_own_refusal_may_be_repeated_although_it_names_a_state():
+    refused = [{"error": "Order W1 has already been returned."}]
+    assert not find_wrong_states("Order W1 has already been returned.", refused, "")
+    assert find_wrong_states("Order W1 has been delivered.", [*refused, {"order_id": "W1", "status": "shipped"}], "")

@@ -58,9 +58,9 @@ def keep_picture():
 def start_server(folder, module: str, *options: str):
     """Start a Jupyter server with settings of its own; return the process and what it tells of itself."""
     own = {f"JUPYTER_{name}_DIR": str(folder / name.lower()) for name in ("RUNTIME", "CONFIG", "DATA")}
-    quiet = folder / "config" / "lab" / "user-settings" / "@jupyterlab" / "apputils-extension"
-    quiet.mkdir(parents=True)
-    (quiet / "notification.jupyterlab-settings").write_text('{"fetchNews": "false"}', encoding="utf-8")  # no pop-up
+    calm = {"@jupyterlab/apputils-extension:notification": {"fetchNews": "false", "checkForUpdates": False}}
+    (folder / "config" / "labconfig").mkdir(parents=True)
+    (folder / "config" / "labconfig" / "default_setting_overrides.json").write_text(json.dumps(calm), encoding="utf-8")
     env = os.environ | own | {"PYTHONPATH": str(ROOT), "IPYTHONDIR": str(folder / "ipython")}
     command = [sys.executable, "-m", module, "--no-browser", "--allow-root", "--port=0", *options]
     with open(folder / "log", "wb") as log:
