@@ -109,7 +109,11 @@ def _build_row(
             return row
         rejects[f"{task}: {problem}"] += 1
     if row is None:
-        raise ValueError(f"{task}, row {index}: {ATTEMPTS} attempts were rejected; most often {rejects.most_common(3)}")
+        often = ", ".join(f"{reason} ({count} times)" for reason, count in rejects.most_common(3))
+        raise ValueError(
+            f"{task}, row {index}: {ATTEMPTS} attempts were rejected, most often {often}; the shop may have too few"
+            " products in a category, or orders, for it: import more, or give the task 0 in --mix"
+        )
     return row
 
 
