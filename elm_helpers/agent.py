@@ -275,13 +275,18 @@ def describe_turn(turn: Turn) -> dict:
 
 
 def read_customer(store: sqlite3.Connection, customer_id: str | None) -> str | None:
-    """Return the customer's id after checking that the shop knows it; None stays None (a guest).
+    """Return the id of the customer whom the shop knows by this id or e-mail; None stays None (a guest).
 
     Raises:
         ValueError: The shop has no such customer.
 
     Shown in ``notebooks/06_build_agent.ipynb``.
     """
-    if customer_id is None or store.execute("SELECT 1 FROM customers WHERE id = ?", (customer_id,)).fetchone():
-        return customer_id
-    raise ValueError(f"customer {customer_id!r} is not in the shop; ids look like C0001")
+    if customer_id is None:
+        return None
+    query = "SELECT id FROM customers WHERE id = :key UNION ALL SELECT id FROM customers WHERE email = :key"
+    if found := store.execute(query, {"key": customer_id}).fetchone():
+        return found[0]
+    first = store.execute("SELECT min(id) FROM customers").fetchone()[0]
+    told = f"an id there is {first}" if first else "it has no customers"
+    raise ValueError(f"customer {customer_id!r} is not in the shop; {told}")

@@ -61,7 +61,7 @@ COMMANDS: dict[Callable, dict[str, dict]] = {  # function -> its options, as `ad
     },
     commands.run_chat: {
         "--model": MODEL,
-        "--customer": {"help": "id of the signed-in customer, such as C0001 (default: a guest)"},
+        "--customer": {"help": "id or e-mail of the signed-in customer, such as C0001 (default: a guest)"},
         "--once": {"help": "ask one question and stop"},
         "--json": FLAG | {"help": "print {answer, steps, writes}, one JSON line a turn"},
         "--store": {"default": str(STORE), "help": "SQLite file of the shop, built if missing"},
@@ -74,6 +74,10 @@ COMMANDS: dict[Callable, dict[str, dict]] = {  # function -> its options, as `ad
         "--merged": FLAG | {"help": "add the whole model in bfloat16, adapter included"},
         "--gguf": FLAG | {"help": "add the whole model in 8 bits for llama.cpp"},
         "--trained-on": {"action": "append", "metavar": "ID", "help": "Hub id of a dataset, for the card; repeatable"},
+        "--store": {
+            "default": str(STORE),
+            "help": "SQLite file of your shop; its customers' names are never sent",
+        },
         "--yes": FLAG | {"help": "really push; without it, only show what would be pushed"},
         "--public": FLAG | {"help": "make the repository public (default: private)"},
         "--pr": FLAG | {"help": "open a pull request instead of writing to main"},

@@ -59,7 +59,7 @@ def open_shop(path: Path):
     from elm_helpers.store import build_store, open_store
 
     if not path.exists():
-        print(f"Building the course's shop in {path}", file=sys.stderr)
+        print(f"{path}: found no shop, so the course's is built there; `elm import` makes your own", file=sys.stderr)
         build_store(path).close()
     return open_store(path)
 
@@ -225,7 +225,10 @@ def run_push(args: argparse.Namespace) -> None:
             raise ValueError("--prove needs --repo owner/name: what was published")
         print(*describe_proof(prove_push(args.repo)), sep="\n")
         return
-    send = {"yes": args.yes, "private": not args.public, "pull_request": args.pr, "names": read_customers(STORE)}
+    store = Path(args.store)
+    if store != STORE and not store.is_file():
+        raise FileNotFoundError(f"{store}: found no shop, expected the one whose customers' names must not be sent")
+    send = {"yes": args.yes, "private": not args.public, "pull_request": args.pr, "names": read_customers(store)}
     if args.dataset:
         lines = push(Path(args.dataset), args.repo or "elm-shop-conversations", kind="dataset", **send)
     else:
@@ -236,7 +239,7 @@ def run_push(args: argparse.Namespace) -> None:
 
 
 def run_serve(args: argparse.Namespace) -> None:
-    """Serve a model over HTTP.
+    """Serve a model over HTTP, in OpenAI's form; whoever asks runs the tools, as lesson 8 does.
 
     Shown in ``notebooks/05_push_to_hub.ipynb``.
     """

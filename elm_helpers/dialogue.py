@@ -6,10 +6,10 @@ import sqlite3
 
 from elm_helpers.answers import MOST_LISTED, Rejected, describe_result, verify_answer, write_answer
 from elm_helpers.messages import Message, Slot, compose_message, expand, fill
-from elm_helpers.phrasebook import SLOT, Phrase
+from elm_helpers.phrasebook import SLOT, Phrase, PhrasebookError
 from elm_helpers.strangers import invent_name
 from elm_helpers.tool_calls import ToolCall, format_tool_call
-from elm_helpers.tools import Session, format_result, run_tool
+from elm_helpers.tools import Session, check_arguments, format_result, run_tool
 from elm_helpers.world import Item, Order, World, draw_slots, pick
 
 FOREIGN = 0.4  # share of the requests that are about things of other shops, calls and questions alike
@@ -57,7 +57,10 @@ class Dialogue:
         text = expand(phrase.text, requests.macros, self.rng)
         slots = draw_slots(self.world, text, self.rng, item, order, requests.values)
         slots |= {name: Slot(value, value) for name, value in (instead or {}).items() if name in slots}
-        return self._compose(phrase, _fit_article(text, slots), slots).arguments
+        arguments = self._compose(phrase, _fit_article(text, slots), slots).arguments
+        if problem := check_arguments(tool, arguments):
+            raise PhrasebookError(f"requests/{tool}.yaml: {phrase.text!r} makes a wrong call: {problem}")
+        return arguments
 
     def talk(self, kind: str = "", intent: str = "") -> None:
         """Add a request that gets no call, and its reply; a named intent is asked without saying more."""

@@ -113,7 +113,7 @@ def read_money(fields: dict, name: str) -> float | None:
     except ValueError:
         amount = math.nan
     if not 0 <= amount < 1e9:
-        raise RowError(f"{name}: found {text!r:.40}, expected a price of 0 or more")
+        raise RowError(f"{name}: found {clean_text(str(value))!r:.40}, expected a price of 0 or more")
     return amount
 
 

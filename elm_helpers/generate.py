@@ -19,10 +19,11 @@ from elm_helpers.catalogue import read_catalogue
 from elm_helpers.chat_rows import build_chat
 from elm_helpers.conversations import build_call, build_conversation
 from elm_helpers.paths import TEMPLATES
-from elm_helpers.phrasebook import hash_text, read_phrasebook
+from elm_helpers.phrasebook import Phrasebook, PhrasebookError, hash_text, read_phrasebook
 from elm_helpers.prompts import build_system
 from elm_helpers.rows import build_category, build_description
 from elm_helpers.store import build_store, open_store
+from elm_helpers.tools import TOOLS
 from elm_helpers.world import World, read_world
 
 from rensa import RMinHash, RMinHashDeduplicator
@@ -109,7 +110,11 @@ def _build_row(
             return row
         rejects[f"{task}: {problem}"] += 1
     if row is None:
-        raise ValueError(f"{task}, row {index}: {ATTEMPTS} attempts were rejected; most often {rejects.most_common(3)}")
+        often = ", ".join(f"{reason} ({count} times)" for reason, count in rejects.most_common(3))
+        raise ValueError(
+            f"{task}, row {index}: {ATTEMPTS} attempts were rejected, most often {often}; the shop may have too few"
+            " products in a category, or orders, for it: import more, or give the task 0 in --mix"
+        )
     return row
 
 
@@ -208,6 +213,18 @@ def batched(items: Iterable, size: int) -> Iterator[list]:
         yield part
 
 
+def _check_book(book: Phrasebook) -> None:
+    """Refuse a phrasebook that doesn't know every tool, or knows one that there isn't."""
+    named = {*book.requests, *(intent.then[0] for intent in book.intents if intent.then)}
+    if unknown := named - set(TOOLS):
+        raise PhrasebookError(f"requests and talk: found {sorted(unknown)}, the tools are {', '.join(TOOLS)}")
+    for tool in TOOLS:
+        if tool not in book.requests:
+            raise PhrasebookError(f"requests/{tool}.yaml: found no such file, expected what customers say to reach it")
+        if not any(key.startswith(f"answers.{tool}.") for key in book.wordings):
+            raise PhrasebookError(f"requests/{tool}.yaml: found no answers, expected how ELM words a result")
+
+
 def write_dataset(
     out: Path,
     rows: int = 4000,
@@ -237,6 +254,7 @@ def write_dataset(
     started, written, rejects = time.perf_counter(), {}, Counter()
     conn = build_store(":memory:") if store_path is None else open_store(store_path)
     book, titles, out = read_phrasebook(), read_catalogue().titles, Path(out)
+    _check_book(book)
     out.mkdir(parents=True, exist_ok=True)
     for split, size in (("train", rows), ("eval", eval_rows)):
         path, counts = out / f"ecommerce_{split}.json", count_tasks(size, mix)

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from elm_helpers import chat_logs, writers
-from elm_helpers.fields import RowError, read_names
+from elm_helpers.fields import RowError, read_names, read_text
 from elm_helpers.goods import build_product
 from elm_helpers.layouts import Rejected, Unit, attach_children, find_layout, find_type, group_orders, group_products
 from elm_helpers.redact import build_redactor, redact_text
@@ -35,7 +35,7 @@ class Report:
     conversations: int
     rejected: tuple[dict, ...]
     promotions: int
-    unmapped: int
+    unmapped: tuple[str, ...]
     remarks: tuple[str, ...]
 
 
@@ -146,7 +146,11 @@ def describe_report(report: Report, as_json: bool = False) -> list[str]:
     counts = {name: getattr(report, name) for name in names}
     lines = [f"{report.format}: " + ", ".join(f"{count} {name}" for name, count in counts.items())]
     lines += [f"{report.promotions} promotions"] if report.promotions else []
-    lines += [f"{report.unmapped} products fit none of the 18 categories"] if report.unmapped else []
+    if names := report.unmapped:
+        lines += [f"{len(names)} products fit none of the 18 categories, such as {names[0]!r:.80}; no rows are made"]
+        lines[-1] += (
+            " about them until the export gives a category or type, or category_words.yaml a word of their names"
+        )
     lines += [f"note: {remark}" for remark in report.remarks]
     lines += [f"rejected, line {entry['line']}: {entry['reason']}" for entry in report.rejected]
     shown = {"format": report.format, **counts, "rejected": list(report.rejected)}
@@ -219,6 +223,8 @@ def _write_all(path: Path, reading: Reading, empty: bool, new: bool) -> Report:
 def _write_reading(conn: sqlite3.Connection, reading: Reading) -> Report:
     """Write what was read, things before what refers to them, and count."""
     rejected, remarks, products, customers = list(reading.rejected), list(reading.remarks), {}, set()
+    if conn.execute("SELECT 1 FROM meta WHERE key = 'seed'").fetchone():
+        remarks.append("the course's shop is in this store too; with --replace it goes first")
     for _, product in _build_all(group_products(reading.units.get("products", []), rejected), build_product, rejected):
         products[writers.write_product(conn, product, set(products), remarks)] = product
     for _, customer in _build_all(reading.units.get("customers", []), build_customer, rejected):
@@ -234,6 +240,9 @@ def _write_reading(conn: sqlite3.Connection, reading: Reading) -> Report:
     names = [row[0] for row in conn.execute("SELECT name FROM customers WHERE name IS NOT NULL ORDER BY id")]
     redactor = build_redactor(names + [review.author for _, review in reviews if review.author])
     count = writers.write_reviews(conn, reviews, lambda text: redact_text(redactor, text), rejected)
+    coins = {read_text(unit.main.fields, "currency") or "USD" for unit in reading.units.get("orders", [])} - {"USD"}
+    if coins:
+        remarks.append(f"found orders in {', '.join(sorted(coins))}; the agent will call their amounts dollars")
     coupons = [one for _, one in _build_all(reading.units.get("coupons", []), build_promotion, rejected)]
     for promotion in coupons:
         writers.write_promotion(conn, promotion)
@@ -249,7 +258,7 @@ def _write_reading(conn: sqlite3.Connection, reading: Reading) -> Report:
         conversations=chats,
         rejected=tuple({"line": line, "reason": reason} for line, reason in sorted(told)),
         promotions=len(coupons),
-        unmapped=sum(product.category is None for product in products.values()),
+        unmapped=tuple(product.name for product in products.values() if product.category is None),
         remarks=tuple(remarks),
     )
 

@@ -64,7 +64,7 @@ def _write_description(world: World, item: Item, specs: dict, extras: dict, voic
     where, cost = (rng.choice(words[f"descriptions.{key}"]).text for key in ("where", "cost"))
     lines = [f"{key}: {value}" for key, value in (specs | extras).items()]
     slots = {
-        "name": item.name,
+        "name": item.name if item.brand.casefold() in item.name.casefold() else f"{item.name} by {item.brand}",
         "where": where.replace("{category}", item.category) if "Category" in extras else "",
         "cost": cost.replace("{price}", say_money(item.price)) if "Price" in extras else "",
         "made": f", {join_words(made)}" if made else "",
@@ -89,7 +89,7 @@ def build_description(world: World, index: int, rng: random.Random) -> dict:
     specs = dict(rng.sample(sorted(item.specifications.items()), count))
     extras = {"Category": item.category} if rng.random() < 0.5 else {}
     extras |= {"Price": say_money(item.price)} if rng.random() < 0.3 else {}
-    sheet = {"Name": item.name, "Brand": item.brand} | extras | specs
+    sheet = {"Name": item.name} | ({"Brand": item.brand} if item.brand else {}) | extras | specs
     lines = [f"{key[:1].upper()}{key[1:]}: {value}" for key, value in sheet.items()]
     shown = rng.choice(("\n".join(lines), "\n".join(lines), "; ".join(lines), "- " + "\n- ".join(lines)))
     prompt = pick(world.book.wordings[f"descriptions.prompts.{voice}"], rng)

@@ -77,7 +77,9 @@ def open_store(path: Path | str, create: bool = False) -> sqlite3.Connection:
         conn.execute("PRAGMA journal_mode = WAL")
     except sqlite3.DatabaseError as error:
         conn.close()
-        raise ValueError(f"{path}: found no shop ({error}), expected a file that build_store wrote") from None
+        raise ValueError(
+            f"{path}: found no shop ({error}), expected a file that build_store or `elm import` wrote"
+        ) from None
     return conn
 
 

@@ -5,6 +5,7 @@ from elm_helpers.agent import Conversation, describe_turn, enforce_limits, read_
 from elm_helpers.consent import PATIENCE
 from elm_helpers.context import MEMORY_CHARACTERS, measure_memory
 from elm_helpers.engines import Completion, Engine
+from elm_helpers.store import open_store
 from elm_helpers.tool_calls import ToolCall
 from elm_helpers.tools import Session
 
@@ -371,6 +372,14 @@ def test_any_text_of_the_model_and_of_the_customer_is_survived(shop, written, sa
         describe_turn(turn)
 
 
-def test_an_unknown_customer_is_refused_by_name(shop):
-    with pytest.raises(ValueError, match="'C9999' is not in the shop"):
+def test_an_unknown_customer_is_refused_by_name(shop, tmp_path):
+    with pytest.raises(ValueError, match="'C9999' is not in the shop; an id there is C0001"):
         read_customer(shop, "C9999")
+    with pytest.raises(ValueError, match="it has no customers"):
+        read_customer(open_store(tmp_path / "empty.db", create=True), "C9999")
+
+
+def test_a_customer_is_known_by_id_or_e_mail(shop):
+    email = shop.execute("SELECT email FROM customers WHERE id = 'C0001'").fetchone()[0]
+    assert read_customer(shop, email) == read_customer(shop, "C0001") == "C0001"
+    assert read_customer(shop, None) is None

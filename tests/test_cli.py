@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 from elm_helpers import cli, commands
+from elm_helpers.store import build_store
 
 import pytest
 
@@ -90,6 +91,19 @@ def test_an_unknown_customer_is_bad_input(tmp_path, reference, capsys):
     words = ["chat", "--model", str(reference), "--store", str(tmp_path / "store.db"), "--once", "hi"]
     assert cli.main([*words, "--customer", "nobody"]) == 2
     assert "'nobody' is not in the shop" in capsys.readouterr().err
+
+
+def test_a_push_looks_for_the_customers_of_the_shop_that_it_is_told(tmp_path, capsys):
+    shop, rows = tmp_path / "mine.db", tmp_path / "rows"
+    conn = build_store(shop)
+    conn.execute("UPDATE customers SET name = 'Jane Miller', email = 'jane@mail.com' WHERE id = 'C0001'")
+    conn.commit()
+    cli.main(["generate", "--rows", "5", "--eval-rows", "5", "--out", str(rows)])
+    (rows / "ecommerce_train.json").write_text('{"text": "Hello, Jane Miller"}\n', encoding="utf-8")
+    assert cli.main(["push", "--dataset", str(rows), "--store", str(shop)]) == 2
+    assert "line 1 holds what looks like a customer's name" in capsys.readouterr().err
+    assert cli.main(["push", "--dataset", str(rows), "--store", str(tmp_path / "typo.db")]) == 2
+    assert "typo.db: found no shop" in capsys.readouterr().err
 
 
 def test_a_training_option_that_does_not_exist_is_refused(capsys):

@@ -4,6 +4,7 @@ import json
 import random
 import re
 from collections import Counter, defaultdict
+from dataclasses import replace
 
 from elm_helpers import generate
 from elm_helpers.answers import NUMBER, Rejected, describe_result, say_spec, verify_answer
@@ -11,7 +12,7 @@ from elm_helpers.catalogue import CATEGORIES, read_catalogue
 from elm_helpers.dialogue import ORDINALS, _fit_article, mark_one
 from elm_helpers.generate import MIX, count_tasks, generate_rows, write_dataset
 from elm_helpers.messages import Slot
-from elm_helpers.phrasebook import read_phrasebook
+from elm_helpers.phrasebook import Phrase, PhrasebookError, read_phrasebook
 from elm_helpers.prompts import GUEST, SIGNED_IN
 from elm_helpers.rows import verify_description
 from elm_helpers.tool_calls import format_tool_call, parse_tool_calls
@@ -23,6 +24,7 @@ from huggingface_hub import DatasetCard
 from hypothesis import given
 from hypothesis import strategies as st
 
+VAGUE = Phrase("get_inventory-0", "got any")  # a wording that lacks the product
 EXACT = ("query", "product", "order_id", "reason", "destination", "promo_code", "variant", "location")
 
 
@@ -389,6 +391,25 @@ def test_every_result_has_wordings(worlds):
         known = known if tool != "initiate_return" else {"order_id": order.id}
         result = run_tool(Session(world.conn, order.customer_id), tool, known)
         assert f"answers.{describe_result(tool, known, result, random.Random(0))[0]}" in keys
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"requests": {}}, "requests/search_products.yaml: found no such file"),
+        ({"requests": {"get_stock": ()}}, r"found \['get_stock'\], the tools are search_products,"),
+        ({"wordings": {}}, "requests/search_products.yaml: found no answers"),
+        ({"phrases": (VAGUE, VAGUE)}, "'got any' makes a wrong call: get_inventory needs product"),
+    ],
+)
+def test_a_tool_without_its_phrases_is_refused_in_words(tmp_path, monkeypatch, change, said):
+    book = read_phrasebook()
+    if phrases := change.pop("phrases", None):
+        asked = replace(book.requests["get_inventory"], phrases=phrases)
+        change = {"requests": book.requests | {"get_inventory": asked}}
+    monkeypatch.setattr("elm_helpers.generate.read_phrasebook", lambda: replace(book, **change))
+    with pytest.raises(PhrasebookError, match=said):
+        write_dataset(tmp_path, rows=40, eval_rows=10, mix={"tool_calling": 1})
 
 
 def test_a_stored_shop_can_be_used_instead_of_the_built_one(tmp_path):

@@ -6,7 +6,7 @@ import sqlite3
 from elm_helpers import cli
 from elm_helpers.catalogue import CATEGORIES
 from elm_helpers.fields import read_key, read_money, strip_html
-from elm_helpers.importers import import_path, list_formats
+from elm_helpers.importers import describe_report, import_path, list_formats
 from elm_helpers.paths import SAMPLE
 from elm_helpers.shelves import find_category
 from elm_helpers.store import build_store, open_store, resolve_product
@@ -235,7 +235,8 @@ def test_products_that_are_not_for_sale_are_listed(mine):
 
 def test_a_product_is_in_one_of_the_18_categories_or_in_none_and_the_report_counts_those(mine):
     report = mine.bring("name,price,type\nQuux,1,\nOak Desk,2,\nThing,3,Home & Garden > Lighting > Lamps\n")
-    assert report.unmapped == 1
+    assert report.unmapped == ("Quux",)
+    assert "1 products fit none of the 18 categories, such as 'Quux'" in " ".join(describe_report(report))
     found = dict(mine.rows("SELECT name, category FROM products"))
     assert found == {"Quux": None, "Oak Desk": "Furniture", "Thing": "Home & Garden"}
     session = Session(open_store(mine.path))
@@ -718,6 +719,44 @@ def test_rows_about_an_imported_shop_can_be_generated(mine, tmp_path, files):
     products = [call.arguments["product"] for call in calls if call.name == "get_product_info"]
     assert any(resolve_product(conn, name) is not None for name in products)
     conn.close()
+
+
+def test_rows_can_be_made_about_goods_whose_names_lack_the_brand(mine, tmp_path):
+    from elm_helpers.generate import write_dataset
+
+    brands = ("Quarry Lane", "")
+    goods = [
+        f"mug-{n},Mug No. {'ABCDEFGHIJKLMNOPQRST'[n]},{brands[n % 2]},Mugs,white,{n + 5},shopify,{n}" for n in range(20)
+    ]
+    head = "Handle,Title,Vendor,Type,Glaze (product.metafields.custom.glaze),Variant Price,Variant Inventory Tracker,"
+    mine.bring("\n".join([head + "Variant Inventory Qty", *goods]))
+    write_dataset(tmp_path, rows=40, eval_rows=8, store_path=mine.path, mix={"product_description": 1})
+    rows = [json.loads(line) for line in (tmp_path / "ecommerce_train.json").read_text(encoding="utf-8").splitlines()]
+    pairs = [[message["content"] for message in row["messages"][1:]] for row in rows]
+    assert {"Brand: Quarry Lane" in asked for asked, _ in pairs} == {True, False}
+    assert all(("Brand: " in asked) == (" by Quarry Lane" in answer) for asked, answer in pairs)
+
+
+def test_a_shop_with_too_little_for_rows_says_what_to_do(mine, tmp_path):
+    from elm_helpers.generate import write_dataset
+
+    mine.bring("Handle,Title,Vendor,Type,Variant Price\na,A Mug,Y,Mugs,1\n")
+    with pytest.raises(ValueError, match="attempts were rejected, most often .* times\\); the shop may have too few"):
+        write_dataset(tmp_path, rows=40, eval_rows=8, store_path=mine.path)
+
+
+def test_an_import_beside_the_courses_goods_is_remarked(mine):
+    build_store(mine.path).close()
+    table = "name,price\nOak Desk,2\n"
+    assert mine.bring(table).remarks == ("the course's shop is in this store too; with --replace it goes first",)
+    assert mine.bring(table, empty=True).remarks == mine.bring(table).remarks == ()
+
+
+def test_orders_in_another_currency_are_remarked(mine):
+    head = "Name,Email,Financial Status,Currency,Total,Created at,Lineitem quantity,Lineitem name,Lineitem price\n"
+    told = "found orders in EUR; the agent will call their amounts dollars"
+    for coin, remarks in (("USD", ()), ("EUR", (told,)), ("", ())):
+        assert mine.bring(head + f"#1,a@x.example,paid,{coin},5,2026-10-01,1,A Mug,5\n").remarks == remarks
 
 
 # Parsers: any bytes, any table

@@ -10,16 +10,9 @@ from style import MODULES, NOTEBOOKS, read_tree
 
 # elm_helpers is among them, so that a lesson that calls a helper wrongly fails here too.
 LIBRARIES = (
-    "accelerate",
-    "bitsandbytes",
-    "datasets",
-    "elm_helpers",
-    "huggingface_hub",
-    "peft",
-    "torch",
-    "transformers",
-    "trl",
-    "xllamacpp",
+    *("accelerate", "agent_framework", "autogen_agentchat", "autogen_core", "autogen_ext", "bitsandbytes", "datasets"),
+    *("elm_helpers", "fastapi", "httpx", "huggingface_hub", "langchain", "langchain_openai", "mcp", "openai", "peft"),
+    *("prometheus_client", "smolagents", "torch", "transformers", "trl", "uvicorn", "xllamacpp"),
 )
 
 

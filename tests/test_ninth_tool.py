@@ -70,7 +70,7 @@ from elm_helpers.phrasebook import read_phrasebook
 from elm_helpers.prompts import build_system_with_tools
 from elm_helpers.store import build_store
 from elm_helpers.tool_calls import ToolCall, format_tool_call, parse_tool_calls
-from elm_helpers.tools import Session, build_json_schema
+from elm_helpers.tools import TOOLS, Session, build_json_schema
 from elm_helpers.world import read_world
 
 store, book, titles = build_store(":memory:"), read_phrasebook(), read_catalogue().titles
@@ -85,7 +85,8 @@ right = agent.run_turn(Engine("x", scripted([format_tool_call(call), "It opens a
 lie = [format_tool_call(call), "It opens at 7:00.", "At 7:00."]
 wrong = agent.run_turn(Engine("x", scripted(lie)), Session(store), agent.Conversation(), "is Northgate open?")[1]
 json.dump({
-    "rows": rows, "schema": build_json_schema("get_opening_hours"), "prompt": build_system_with_tools(None),
+    "tools": len(TOOLS), "rows": rows,
+    "schema": build_json_schema("get_opening_hours"), "prompt": build_system_with_tools(None),
     "grammar": build_gbnf(), "copying": build_copying_gbnf(asked),
     "parsed": parse_tool_calls(format_tool_call(call))[0].arguments,
     "missing": find_missing(ToolCall("get_opening_hours", {"branch": "your"})),
@@ -134,7 +135,7 @@ def list_rows(found, split: str, kind: str = "") -> list[dict]:
 def test_rows_call_the_new_tool_as_often_as_the_others(found, split):
     calls = [row for row in found["rows"][split] if row["task"] == "tool_calling"]
     mine = [row for row in calls if row["meta"]["tool"] == "get_opening_hours"]
-    assert len(calls) == 90 and len(mine) == 10
+    assert len(calls) == 90 and len(mine) in (90 // found["tools"], 90 // found["tools"] + 1)
     assert {
         text for row in mine for text in ("saturday", "weekday") if f'day="{text}"' in row["messages"][-1]["content"]
     }

@@ -595,7 +595,7 @@ def test_only_a_confirmed_return_changes_the_shop(buyer):
     before = dump(buyer.store)
     session = confirm(buyer, order_id="W77777")
     for name in set(TOOLS) - WRITES:
-        values = {"query": "mug", "product": HUSH, "destination": "US"}
+        values = {"query": "mug", "product": HUSH, "destination": "US", "order_id": "W77777"}
         given = {one.name: values[one.name] for one in read_parameters(TOOLS[name]) if one.required}
         assert "error" not in run_tool(session, name, given)
     assert dump(buyer.store) == before
