@@ -18,7 +18,7 @@ LONG = 240_000  # milliseconds that a whole lesson may take
 PICTURES = OUTPUTS / "browser"
 
 
-@pytest.fixture(scope="package")  # ends with these tests: Playwright holds an event loop until then
+@pytest.fixture(scope="module")  # not longer: Playwright holds an event loop, and other tests need their own
 def chromium():
     """The system's Chromium, headless."""
     sync_api = pytest.importorskip("playwright.sync_api", reason="playwright isn't installed: `make setup` installs it")
@@ -31,7 +31,7 @@ def chromium():
         browser.close()
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def open_page(chromium):
     """A function: an address in a window of a laptop's size."""
 
@@ -44,7 +44,7 @@ def open_page(chromium):
     return open_address
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="session")
 def keep_picture():
     """A function: keeps what a page, or a part of it, looks like under ``outputs/browser/``."""
 
@@ -74,7 +74,7 @@ def start_server(folder, module: str, *options: str):
     return server, json.loads(found[0].read_text(encoding="utf-8"))
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def lab(tmp_path_factory, chromium):
     """A running JupyterLab, which also serves notebooks as Voilà pages: its folder, and what it tells of itself."""
     folder = tmp_path_factory.mktemp("lab")
@@ -84,7 +84,7 @@ def lab(tmp_path_factory, chromium):
     server.wait(timeout=30)
 
 
-@pytest.fixture(scope="package")
+@pytest.fixture(scope="module")
 def open_lesson(lab, open_page, base_model):
     """A function: the lesson at its smoke size in JupyterLab, run until the text `last` is there; `extra` is a cell."""
     folder, told = lab
