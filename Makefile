@@ -36,7 +36,7 @@ setup: .venv/.done  ## make .venv with everything in it (2 GB or more); does not
 course: .venv/.done  ## run lessons 01-06 at the CPU size and print the scoreboard (30 minutes or less)
 	@$(BIN)/elm course
 
-test: lint  ## lint, unit tests, doctests, house style, then every notebook at smoke size (15 minutes or less)
+test: lint  ## lint, unit tests, doctests, house style, then every notebook at smoke size (16 minutes)
 	@$(BIN)/python -m pytest
 	@$(BIN)/python -m pytest -vv --nbmake --nbmake-timeout=900 notebooks
 
