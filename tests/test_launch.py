@@ -9,6 +9,8 @@ import os
 import re
 import shlex
 import subprocess
+import sys
+from pathlib import Path
 
 from elm_helpers.cli import build_parser
 from elm_helpers.commands import parse_overrides
@@ -108,7 +110,8 @@ def test_slurm_asks_for_as_many_gpus_as_the_script_counts():
 
 def test_hugging_faces_own_client_takes_the_job():
     """`hf jobs run --dry-run` resolves the job and sends nothing."""
-    environment = os.environ | {"HF_TOKEN": "not-a-token", "HF_HUB_OFFLINE": "1"}
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"  # `hf` lies beside this Python
+    environment = os.environ | {"HF_TOKEN": "not-a-token", "HF_HUB_OFFLINE": "1", "PATH": path}
     said = run("hf_job.sh", environment, "--dry-run", "--namespace", "somebody")
     assert "Job not submitted" in said and "HF_TOKEN=***" in said
     assert re.search(r"flavor +a100-large\n", said) and re.search(r"timeout +2h\n", said)
