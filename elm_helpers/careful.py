@@ -17,25 +17,34 @@ WORDS += " order parcel package purchase here there home house place address doo
 WORDS += " the a an in to of at for is are be do does have has other another similar such"
 WORDS += " lol haha um uh pls please thanks"
 POINTERS = frozenset(WORDS.split())
+# Places that take an article; another word after an article is a thing, and no place to send it to.
+ARTICLED = re.compile(r"(?:uk|us|usa|u\.s|eu|united|states|netherlands|czech|european|isle|canary)\b", re.I)
 
 
-def find_missing(call: ToolCall, guest: bool = False) -> list[str]:
+def find_missing(call: ToolCall, guest: bool = False, said: str = "") -> list[str]:
     """Return the arguments that a call needs and that nobody stated: a pointing word names no product or place.
 
     Args:
         call: A call whose text was copied from the conversation.
         guest: Nobody is signed in, so an order can only be found by its number.
+        said: What the customer said: "shipping on the kettle" names no destination.
 
     Example:
         >>> find_missing(ToolCall("get_inventory", {"product": "that one"}))
         ['product']
         >>> find_missing(ToolCall("initiate_return", {"order_id": "my kettle"}))
         ['order_id']
+        >>> find_missing(ToolCall("calculate_shipping", {"destination": "kettle"}), said="shipping on the kettle?")
+        ['destination']
 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
     needed = [one.name for one in read_parameters(TOOLS[call.name]) if one.required]
     missing = [name for name in needed if set(split_words(str(call.arguments[name]))) <= POINTERS]
+    place = str(call.arguments.get("destination", "1"))
+    thing = re.search(rf"\b(?:the|an?|my|your|this|these) {re.escape(place)}", said, re.I)
+    if thing and not re.search(r"\d", place) and not ARTICLED.match(place) and "destination" not in missing:
+        missing.append("destination")
     order = call.arguments.get("order_id")
     if order is not None and not re.search(r"\d", str(order)) and "order_id" not in missing:
         missing.append("order_id")
@@ -64,7 +73,8 @@ def restrain(engine: Engine) -> Engine:
         guest = messages[0]["content"].startswith(GUEST)
         first = engine.complete(messages, grammar=build_copying_gbnf(messages), on_text=hold_calls(on_text), **options)
         calls = read_calls(first.text) or ()
-        if not any(find_missing(call, guest) for call in calls):
+        said = "\n".join(message["content"] for message in messages if message["role"] == "user")
+        if not any(find_missing(call, guest, said) for call in calls):
             if on_text and calls:
                 on_text(first.text)
             return first

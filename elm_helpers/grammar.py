@@ -5,10 +5,11 @@ import re
 from collections.abc import Iterable
 
 from elm_helpers.signatures import CLOSE_TAG, OPEN_TAG, Parameter, read_parameters
-from elm_helpers.stated import MOST_RESULTS, find_codes, list_amounts, read_settled
+from elm_helpers.stated import MOST_RESULTS, find_codes, list_amounts, list_statuses, read_pointed, read_settled
 from elm_helpers.tools import TOOLS
 
 RULES = {"min_price": "low", "max_price": "high", "order_id": "ordered", "promo_code": "code", "customer_id": "account"}
+SETTLED = {"method": "speed", "location": "shop", "product": "pointed", "status": "state"}  # rules that may be absent
 FREE = ("reason",)  # text that may begin with any word; a name or a place doesn't begin or end with one of these
 HANGING = "a an the for of to in on at with and or some any my your our is are from by as if that which"
 HANGING = frozenset(HANGING.split())
@@ -23,7 +24,7 @@ number ::= integer ( "." [0-9]{1,2} )?
 """
 
 
-def build_gbnf(names: Iterable[str] | None = None, said: str = "", asked: str = "") -> str:
+def build_gbnf(names: Iterable[str] | None = None, said: str = "", asked: str = "", pointed: str | None = None) -> str:
     """Build the grammar of a reply: free text in which no call begins, or exactly one well-formed call.
 
     It takes away what a small model gets wrong in form (invented tools, wrong types, unclosed strings) and leaves the
@@ -35,6 +36,8 @@ def build_gbnf(names: Iterable[str] | None = None, said: str = "", asked: str = 
             number is one of its numbers: nothing can be garbled or made up. A category stays free, because customers
             don't say it in the shop's words.
         asked: The customer's last message; what it settles (`read_settled`) stands in the call and can't be otherwise.
+            An order's status is one that it names.
+        pointed: The product that the message points at (`read_pointed`); a call is about no other one.
 
     Returns:
         GBNF for llama.cpp's `grammar` parameter; its first rule is `root`.
@@ -45,7 +48,8 @@ def build_gbnf(names: Iterable[str] | None = None, said: str = "", asked: str = 
     Shown in ``notebooks/04_run_locally.ipynb``.
     """
     names, settled = list(TOOLS) if names is None else list(names), read_settled(asked)
-    values = _write_copies(said, settled) if names != [] else []
+    settled |= {"product": pointed} if pointed else {}
+    values = _write_copies(said, settled, list_statuses(asked)) if names != [] else []
     kinds = {rule.partition(" ")[0] for rule in values}
     rules = [f"{_name_rule(name)} ::= {_write_call(name, kinds, settled)}" for name in names]
     root = ["text"] + (["call"] if names else [])
@@ -60,7 +64,8 @@ def build_copying_gbnf(messages: Iterable[dict]) -> str:
     """
     talk = [message for message in messages if message["role"] != "system"]
     asked = [message["content"] for message in talk if message["role"] == "user"]
-    return build_gbnf(said="\n".join(message["content"] for message in talk), asked=asked[-1] if asked else "")
+    said = "\n".join(message["content"] for message in talk)
+    return build_gbnf(said=said, asked=asked[-1] if asked else "", pointed=read_pointed(talk))
 
 
 def build_question_gbnf() -> str:
@@ -75,7 +80,7 @@ def _name_rule(name: str) -> str:
     return name.replace("_", "-")  # GBNF has no underscore in names
 
 
-def _write_copies(said: str, settled: dict) -> list[str]:
+def _write_copies(said: str, settled: dict, statuses: list[str]) -> list[str]:
     """Write what may be copied: `copied` is words in a row, without the punctuation around them, the others one word.
 
     Rule wn is the text from word n on: it ends there, or goes on with the next word. A value that the customer's last
@@ -102,7 +107,9 @@ def _write_copies(said: str, settled: dict) -> list[str]:
         "ordered": [w for w in digits if not re.search("[@$€£]", w)],
         "account": [w for w in plain if "@" in w or w in digits],
         "code": find_codes(plain, said),
+        "state": statuses,
     }
+    texts |= {SETTLED[name]: [value] for name, value in settled.items() if name in SETTLED}
     numbers = {"low": settled.get("min_price", prices), "high": settled.get("max_price", prices)}
     numbers |= {"count": settled.get("limit", counts)}
     for name, starts in (("copied", range(len(words))), ("named", named)):
@@ -111,7 +118,7 @@ def _write_copies(said: str, settled: dict) -> list[str]:
     for name, found in numbers.items():
         written = [f"{n:.2f}".rstrip("0").rstrip(".") for n in (found if isinstance(found, list) else [found])]
         rules += [f"{name} ::= {' | '.join(map(_quote, written))}"] if written else []
-    return rules + ([f'speed ::= "\\"{settled["method"]}\\""'] if "method" in settled else [])
+    return rules
 
 
 def _quote(text: str) -> str:
@@ -140,17 +147,19 @@ def _find_kind(one: Parameter, kinds: set[str]) -> str:
 
     A required one may then be any words: the wish to call stays visible, and `restrain` turns it into a question.
     """
-    if not kinds or one.name in ("status", "category"):
+    if SETTLED.get(one.name) in kinds:
+        return SETTLED[one.name]
+    if kinds and one.name == "status":
+        return ""
+    if not kinds or one.choices or one.name == "category":
         return one.kind
-    if one.name == "method":
-        return "speed" if "speed" in kinds else one.kind
     text = "copied" if one.name in FREE else "named"
     rule = RULES.get(one.name, {"string": text, "integer": "count", "number": "high"}[one.kind])
     return rule if rule in kinds else text if one.required else ""
 
 
 def _write_argument(one: Parameter, kinds: set[str]) -> str:
-    choices = "" if "speed" in kinds and one.name == "method" else " | ".join(f'"\\"{c}\\""' for c in one.choices)
+    choices = "" if SETTLED.get(one.name) in kinds else " | ".join(f'"\\"{c}\\""' for c in one.choices)
     value = f"( {choices} )" if choices else _find_kind(one, kinds)
     return f'"{one.name}=" {value}'
 

@@ -12,7 +12,9 @@ CEILING = re.compile(
 FLOOR = re.compile(
     rf"(?:\b(?:over|above|more than|at least|from|starting at|min(?:imum)?(?: of)?|upwards? of)|>=?)\s*{AMOUNT}", re.I
 )
-NEGATED = re.compile(r"(?:\b(?:no|not|nothing|never|none|without)|n['’]t|\b(?:do|wo|ca)nt)\b[^.,;:!?\d]{0,30}$", re.I)
+NEGATED = re.compile(
+    r"(?:\b(?:no(?!,? wait)|not|nothing|never|none|without)|n['’]t|\b(?:do|wo|ca)nt)\b[^.,;:!?\d]{0,30}$", re.I
+)
 RANGE = re.compile(rf"(?:between\s*)?{AMOUNT}\s*(?:-|–|to|and)\s*{AMOUNT}", re.I)
 UNIT = re.compile(
     r"\s*-?\s*(?:inch|in\b|cm|mm|m\b|met(?:er|re)s?|feet|ft\b|kg|g\b|lbs?|oz|ml|l\b|lit(?:er|re)s?|gb|tb|hz|w\b|watts?|"

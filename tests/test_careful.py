@@ -44,6 +44,22 @@ def test_what_a_call_needs_and_nobody_stated_is_named(name, arguments, guest, mi
     assert find_missing(ToolCall(name, arguments), guest) == missing
 
 
+@pytest.mark.parametrize(
+    ("said", "place", "missing"),
+    [
+        ("what's shipping on the garden hose?", "garden hose", True),
+        ("ship my kettle", "kettle", True),
+        ("ship my kettle to Lyon", "Lyon", False),
+        ("shipping to the Netherlands?", "Netherlands", False),
+        ("send it to the UK please", "UK", False),
+        ("the 90210 address", "90210", False),
+    ],
+)
+def test_a_thing_after_an_article_is_no_destination(said, place, missing):
+    call = ToolCall("calculate_shipping", {"destination": place})
+    assert find_missing(call, said=said) == ["destination"] * missing
+
+
 def test_a_call_without_its_order_number_becomes_a_question_and_costs_both_passes():
     seen, call = [], format_tool_call(ToolCall("initiate_return", {"order_id": "kettle"}))
     reply = restrain(open_two_passes(call, seen)).complete(build_conversation({"text": "the kettle goes back"}))

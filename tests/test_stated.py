@@ -1,8 +1,10 @@
 """What a customer's words settle without a model, and what the grammar makes of it."""
 
+import json
+
 from elm_helpers.grammar import build_copying_gbnf
 from elm_helpers.prompts import build_conversation
-from elm_helpers.stated import find_codes, list_amounts, read_settled
+from elm_helpers.stated import find_codes, list_amounts, read_pointed, read_settled
 
 import pytest
 
@@ -21,6 +23,9 @@ import pytest
         ("quote me express freight to Ireland", {"method": "express"}),
         ("overnight to 10001 cost", {"method": "overnight"}),
         ("express or overnight to Leeds, which is cheaper?", {}),
+        ("um a lamp for under 50, no wait, yeah under 50", {"max_price": 50.0}),
+        ("is the kettle at mill square?", {"location": "mill square"}),
+        ("Northgate or Harbour Lane, who has the kettle?", {}),
         ("", {}),
     ],
 )
@@ -43,7 +48,7 @@ def test_the_grammar_writes_what_is_settled_and_nothing_else_there():
         build_conversation({"text": "red mugs under $20, 3 of them, or order A17 by overnight mail"})
     )
     lines = dict(line.split(" ::= ", 1) for line in rules.splitlines() if " ::= " in line)
-    assert lines["high"] == '"20"' and lines["count"] == '"3"' and lines["speed"] == r'"\"overnight\""'
+    assert lines["high"] == '"20"' and lines["count"] == '"3"' and lines["speed"] == r'"\"" ( "overnight" ) "\""'
     assert "low" not in lines and '", " "max_price=" high ", " "limit=" count' in lines["search-products"]
     assert (
         '"A17"' in lines["ordered"] and "mugs" not in lines["ordered"] and "min_price" not in lines["search-products"]
@@ -55,3 +60,50 @@ def test_an_order_number_that_nobody_stated_may_be_any_words_so_that_it_is_seen_
     lines = dict(line.split(" ::= ", 1) for line in rules.splitlines() if " ::= " in line)
     assert "ordered" not in lines and '"order_id=" named' in lines["initiate-return"]
     assert "order_id" not in lines["get-customer-orders"]
+
+
+def test_an_order_has_a_status_in_the_call_only_if_the_message_names_one():
+    def write(text: str) -> str:
+        return build_copying_gbnf(build_conversation({"text": text}))
+
+    assert "status" not in write("what have I ordered so far?")
+    assert r'state ::= "\"" ( "cancelled" | "shipped" ) "\""' in write("my canceled orders, and those shipped")
+
+
+FOUND = {"products": [{"name": name, "price": price} for name, price in (("Red", 9.0), ("Tan", 7.5), ("Blue", 9.0))]}
+SHOWN = [{"role": "tool", "content": json.dumps(FOUND)}, {"role": "assistant", "content": "I have:\n- Tan\n- Red"}]
+
+
+@pytest.mark.parametrize(
+    ("text", "name"),
+    [
+        ("the first one please", "Tan"),
+        ("is number 2 in stock?", "Red"),
+        ("2", "Red"),
+        ("tell me more about the last one", "Red"),
+        ("the third one", None),
+        ("and the cheapest one?", "Tan"),
+        ("more like #1", "Tan"),
+        ("is it in stock?", None),
+        ("where is order #1200?", None),
+        ("this is my first order here", None),
+        ("I asked for the second time", None),
+        ("what about the cheapest kettle you have", None),
+    ],
+)
+def test_a_place_in_the_list_that_was_shown_points_at_a_product(text, name):
+    assert read_pointed([*SHOWN, {"role": "user", "content": text}]) == name
+
+
+def test_pointing_reads_the_newest_list_and_survives_what_is_none():
+    later = [{"role": "tool", "content": '{"name": "Tan", "stock": 3}'}, {"role": "assistant", "content": "3 left."}]
+    asked = {"role": "user", "content": "and the second one?"}
+    assert read_pointed([*SHOWN, *later, asked]) == "Red"
+    assert read_pointed([{"role": "tool", "content": "garbage"}, {"role": "tool", "content": "[1]"}, asked]) is None
+    assert read_pointed([]) is None
+
+
+def test_a_call_about_what_was_pointed_at_is_about_nothing_else():
+    grammar = build_copying_gbnf([*SHOWN, {"role": "user", "content": "is the first one in stock?"}])
+    assert r'pointed ::= "\"" ( "Tan" ) "\""' in grammar
+    assert 'get-inventory ::= "get_inventory(" "product=" pointed' in grammar
